@@ -3,6 +3,7 @@ package normalize_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
 	"reflect"
 	"slices"
@@ -368,9 +369,7 @@ func TestMailgunLegacyIdentity(t *testing.T) {
 	}
 	id := func(changes ...string) string {
 		form := url.Values{}
-		for k, v := range base {
-			form[k] = v
-		}
+		maps.Copy(form, base)
 		for i := 0; i < len(changes); i += 2 {
 			form.Set(changes[i], changes[i+1])
 		}

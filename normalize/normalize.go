@@ -160,7 +160,7 @@ type occurrences struct {
 func (o *occurrences) id(identity []string) (string, int) {
 	id := event.NewID(o.d.Provider, o.d.Endpoint, identity, 0)
 	var key [16]byte
-	hex.Decode(key[:], []byte(id)) // NewID promises 32 hexadecimal digits
+	_, _ = hex.Decode(key[:], []byte(id)) // NewID promises 32 hexadecimal digits
 	n := o.count[key]
 	o.count[key] = n + 1
 	if n > 0 {

@@ -373,7 +373,7 @@ func sendcleanMultipart(contentType string, body []byte) (iter.Seq[[]byte], Reas
 	var field sendcleanField
 	for r := multipart.NewReader(bytes.NewReader(body), boundary); ; {
 		part, err := r.NextPart()
-		if err == io.EOF {
+		if err == io.EOF { //nolint:errorlint // a wrapped EOF is a body that was cut short
 			break
 		}
 		if err != nil {

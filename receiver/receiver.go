@@ -145,9 +145,8 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	r.metrics.inFlight.Inc()
 	defer r.metrics.inFlight.Dec()
 	x := &exchange{w: w, q: q, start: time.Now(), trace: traceparent(q.Header)}
-	out := r.receive(x)
-	defer func() { r.budget.give(int64(len(x.body))) }()
-	r.answer(x, out)
+	defer func() { r.budget.give(int64(len(x.body))) }() // what is counted then, panic or not
+	r.answer(x, r.receive(x))
 }
 
 // receive takes the request through the steps in their order and says what came of

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -147,9 +148,7 @@ func request(t testing.TB, provider, path, url string, key Secret, body string) 
 // toRequest makes the request of a signed body.
 func toRequest(s Signed, path string) *http.Request {
 	q := httptest.NewRequest(http.MethodPost, path, bytes.NewReader(s.Body))
-	for name, vs := range s.Header {
-		q.Header[name] = vs
-	}
+	maps.Copy(q.Header, s.Header)
 	if s.ContentType != "" {
 		q.Header.Set("Content-Type", s.ContentType)
 	}
