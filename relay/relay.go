@@ -1,0 +1,691 @@
+// Package relay carries deliveries from the journal through normalize into the
+// sink and moves the journal's cursor over what NATS has safe. It knows nothing
+// of HTTP and keeps nothing of its own on disk but what no stream would take.
+//
+// What it promises:
+//
+//   - Every record is published or quarantined before the cursor passes it, in
+//     journal order except around a publish that had to be retried.
+//   - Nothing in a payload can stall it. What is wrong with one message for good
+//     sends that message to quarantine; what the quarantine stream cannot take
+//     is written to a file and synced; then the relay goes on.
+//   - What is wrong with NATS is retried for ever.
+//   - No doubles after a crash or an outage, however long: before anything is
+//     published again, the stream is read from the position that was noted
+//     before it was first sent, and what is there already is skipped.
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/blessd/blessd/delivery"
+	"github.com/blessd/blessd/event"
+	"github.com/blessd/blessd/journal"
+	"github.com/blessd/blessd/normalize"
+	"github.com/blessd/blessd/sink"
+)
+
+// Options is what a Relay needs. Zero values of the numbers mean the defaults.
+type Options struct {
+	Journal *journal.Journal
+	Sink    *sink.Sink
+	// Sync puts what NATS has acknowledged on stable storage. Nil means that an
+	// acknowledgement says so already, which is true of a replicated stream.
+	Sync func(context.Context) error
+	// Lag is for a server that acknowledges before it syncs and that cannot be
+	// told to: the cursor stays this long behind the acknowledgements.
+	Lag time.Duration
+	// OversizeDir takes what even the quarantine stream refuses.
+	OversizeDir string
+	// CursorInterval and CursorBytes say how often the cursor is written:
+	// whichever comes first. Defaults: 10 s, 64 MiB.
+	CursorInterval time.Duration
+	CursorBytes    int64
+	// Window is how many messages may await their PubAck, WindowBytes how many
+	// bytes of them. Defaults: 4096, 64 MiB.
+	Window      int
+	WindowBytes int
+	// LateAfter is the streams' duplicate window: an event whose own time is
+	// further back is counted as late, since a repetition of it may no longer
+	// be suppressed. 0 counts none.
+	LateAfter time.Duration
+	Log       *zap.Logger
+	Registry  prometheus.Registerer
+}
+
+// Relay is created by New and run once by Run.
+type Relay struct {
+	Options
+	metrics *metrics
+	each    func(*delivery.Delivery) iter.Seq[normalize.Result] // normalize.Each, but in tests
+
+	next    uint64 // the journal index to read next
+	done    uint64 // every record up to it is settled
+	high    position
+	started []start // the records that are read and not settled, oldest first
+	pending queue
+	seen    *seen    // what the streams already held when the relay started
+	scanned position // from where on seen was read
+	moving  chan error
+	marks   []mark
+	unsaved int64 // bytes settled since the last cursor
+	stop    chan struct{}
+	stopCtx atomic.Pointer[context.Context]
+	state   atomic.Pointer[Status]
+}
+
+// Status is what the relay is doing, for people.
+type Status struct {
+	// State is starting, running, waiting (for NATS) or stopped.
+	State string `json:"state"`
+	// Error is why it waits.
+	Error string `json:"error,omitempty"`
+	// Settled is the last journal record that is published or quarantined.
+	Settled uint64 `json:"settled"`
+	// Pending is the number of messages that await their PubAck.
+	Pending int `json:"pending"`
+	// StreamWentBackwards is true when the events stream held less at the start
+	// than this relay had already published into it.
+	StreamWentBackwards bool `json:"stream_went_backwards,omitempty"`
+}
+
+// start is where the streams stood when a record's first message was sent.
+type start struct {
+	index uint64
+	at    position
+}
+
+// mark is a cursor that may be written once it is old enough.
+type mark struct {
+	index uint64
+	at    position
+	taken time.Time
+}
+
+// New returns a relay that has read nothing yet.
+func New(o Options) (*Relay, error) {
+	if o.Journal == nil || o.Sink == nil || o.OversizeDir == "" {
+		return nil, errors.New("relay: journal, sink and oversize directory are needed")
+	}
+	if o.CursorInterval <= 0 {
+		o.CursorInterval = 10 * time.Second
+	}
+	if o.CursorBytes <= 0 {
+		o.CursorBytes = 64 << 20
+	}
+	if o.Window <= 0 {
+		o.Window = 4096
+	}
+	if o.WindowBytes <= 0 {
+		o.WindowBytes = 64 << 20
+	}
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	m, err := newMetrics(o.Registry)
+	if err != nil {
+		return nil, err
+	}
+	r := &Relay{Options: o, metrics: m, each: normalize.Each, stop: make(chan struct{})}
+	r.state.Store(&Status{State: "starting"})
+	return r, nil
+}
+
+// Status tells what the relay is doing. It may be called at any time.
+func (r *Relay) Status() Status { return *r.state.Load() }
+
+// errStopped ends waiting when Stop's time is over.
+var errStopped = errors.New("relay is stopping")
+
+// Run relays until Stop is called or ctx is done. It returns nil then, and an
+// error when the journal has failed and nothing more can be read or moved.
+// Whatever Run leaves unpublished is still in the journal.
+func (r *Relay) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // a stop that runs out of time ends the waiting too
+		select {
+		case <-r.stop:
+			select {
+			case <-(*r.stopCtx.Load()).Done():
+				cancel()
+			case <-ctx.Done():
+			}
+		case <-ctx.Done():
+		}
+	}()
+	err := r.run(ctx)
+	if ctx.Err() != nil || errors.Is(err, errStopped) {
+		err = nil
+	}
+	if last := r.lastCursor(); err == nil {
+		err = last
+	}
+	r.report("stopped", err)
+	return err
+}
+
+// Stop makes Run publish what is still in the journal and return; when ctx is
+// done before, Run returns at once. Stop does not wait for it.
+func (r *Relay) Stop(ctx context.Context) {
+	if r.stopCtx.CompareAndSwap(nil, &ctx) {
+		close(r.stop)
+	}
+}
+
+func (r *Relay) run(ctx context.Context) error {
+	if err := r.begin(ctx); err != nil {
+		return err
+	}
+	tick := time.NewTicker(r.CursorInterval)
+	defer tick.Stop()
+	stop := r.stop
+	stopping := false
+	for {
+		if err := r.settleReady(ctx); err != nil {
+			return err
+		}
+		// Under steady load the wait at the end of this loop is never reached.
+		select {
+		case <-tick.C:
+			r.moveCursor(ctx)
+		case err := <-r.moving:
+			r.moved(err)
+		case <-ctx.Done():
+			return ctx.Err()
+		default:
+		}
+		_, end := r.Journal.Bounds()
+		if r.next < end && r.pending.has(r.Window, r.WindowBytes) {
+			if err := r.relayRecord(ctx, r.next); err != nil {
+				return err
+			}
+			r.next++
+			if r.unsaved >= r.CursorBytes {
+				r.moveCursor(ctx)
+			}
+			continue
+		}
+		if stopping && r.pending.len() == 0 && r.next >= end {
+			return nil
+		}
+		r.report("running", nil)
+		var acked <-chan *jetstream.PubAck
+		var failed <-chan error
+		if it := r.pending.head(); it != nil {
+			acked, failed = it.future.Ok(), it.future.Err()
+		}
+		select {
+		case ack := <-acked:
+			r.acknowledged(ack)
+		case err := <-failed:
+			if err := r.mend(ctx, err); err != nil {
+				return err
+			}
+		case <-r.Journal.Notify():
+		case <-r.Journal.Failed():
+			return fmt.Errorf("read the journal: %w", r.Journal.Err())
+		case <-tick.C:
+			r.moveCursor(ctx)
+		case err := <-r.moving:
+			r.moved(err)
+		case <-stop:
+			stop, stopping = nil, true
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// begin finds out where to go on: the cursor says what is published and safe,
+// the streams say what else is there.
+func (r *Relay) begin(ctx context.Context) error {
+	cursor := r.Journal.Cursor()
+	at, err := parsePosition(cursor.Mark)
+	if err != nil {
+		return fmt.Errorf("read the journal's cursor: %w", err)
+	}
+	r.next, r.done = cursor.Index+1, cursor.Index
+	_, end := r.Journal.Bounds()
+	err = r.untilNATS(ctx, func() error {
+		if err := r.Sink.Ensure(ctx); err != nil {
+			if _, ok := errors.AsType[*sink.Mismatch](err); !ok {
+				return err
+			}
+			// Somebody else's stream: it is theirs to change.
+			r.Log.Warn("stream differs from the configuration", zap.Error(err))
+		}
+		r.seen = newSeen(end)
+		r.scanned = at
+		var now position
+		for i, stream := range r.streams() {
+			s, err := r.Sink.State(ctx, stream)
+			if err != nil {
+				return err
+			}
+			if cursor.Mark != nil && (s.LastSeq < at[i].seq || !s.Created.Equal(at[i].created)) {
+				r.scanned[i].seq = 0
+				r.wentBackwards(stream, at[i], s)
+			}
+			r.scanned[i].created = s.Created
+			now[i] = place{seq: s.LastSeq, created: s.Created}
+			if r.next < end { // else there is nothing that could be there twice
+				if err := r.Sink.IDs(ctx, stream, r.scanned[i].seq, r.seen.add); err != nil {
+					return err
+				}
+			}
+		}
+		r.high = now
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	r.Log.Info("relay starts", zap.Uint64("record", r.next), zap.Uint64("journal_end", end), zap.Int("already_in_stream", r.seen.len()))
+	return nil
+}
+
+func (r *Relay) streams() [2]string {
+	return [2]string{r.Sink.EventsStream(), r.Sink.QuarantineStream()}
+}
+
+// wentBackwards is for the day on which a stream was restored from a backup,
+// recreated, or lost its tail: consumers may have lost events that were safe.
+func (r *Relay) wentBackwards(stream string, was place, now sink.State) {
+	r.metrics.backwards.Set(1)
+	s := *r.state.Load()
+	s.StreamWentBackwards = true
+	r.state.Store(&s)
+	r.Log.Error("stream went backwards: events that were stored in it are gone; what the journal still has is published again",
+		zap.String("stream", stream), zap.Uint64("last_sequence", now.LastSeq), zap.Uint64("last_sequence_expected", was.seq),
+		zap.Time("created", now.Created), zap.Time("created_expected", was.created))
+}
+
+// relayRecord publishes one record. It returns an error only when the relay has
+// to end; what is wrong with the record is settled within.
+func (r *Relay) relayRecord(ctx context.Context, index uint64) error {
+	d, broken, err := r.read(index)
+	if err != nil {
+		return err
+	}
+	r.started = append(r.started, start{index: index, at: r.positionBefore(index)})
+	if broken != nil {
+		err = r.send(ctx, r.rejected(broken, index))
+	} else {
+		err = r.sendAll(ctx, d, index)
+	}
+	if err != nil {
+		return err
+	}
+	r.pending.push(&item{end: true, record: index})
+	return nil
+}
+
+// positionBefore returns a position that the streams had reached before anything
+// of that record was sent. For a record that an earlier run may have sent, in
+// part or whole, that is where this run began to look for it.
+func (r *Relay) positionBefore(index uint64) position {
+	if index < r.seen.until {
+		return r.scanned
+	}
+	return r.high
+}
+
+// read returns the record's delivery, or what to quarantine in its place. An
+// error means that the journal, and not just this record, cannot be read.
+func (r *Relay) read(index uint64) (*delivery.Delivery, *sink.Quarantined, error) {
+	record, err := r.Journal.Read(index)
+	switch {
+	case errors.Is(err, journal.ErrDamaged):
+	case err != nil:
+		return nil, nil, fmt.Errorf("read journal record %d: %w", index, err)
+	default:
+		r.unsaved += int64(len(record.Value))
+		var d *delivery.Delivery
+		if d, err = delivery.Decode(record.Value); err == nil {
+			return d, nil, nil
+		}
+	}
+	reason := ReasonDamaged
+	if errors.Is(err, delivery.ErrVersion) {
+		reason = ReasonVersion
+	}
+	r.Log.Error("journal record cannot be read: it goes to quarantine", zap.Uint64("record", index), zap.Error(err))
+	return nil, &sink.Quarantined{
+		Provider: unknownLabel, Endpoint: unknownLabel, Reason: reason, Record: index, Element: -1,
+		ID:       event.NewID(unknownLabel, unknownLabel, []string{"record", fmt.Sprint(index), record.Appended.String()}, 0),
+		Received: record.Appended, ContentType: "application/octet-stream", Raw: record.Value,
+	}, nil
+}
+
+// sendAll normalizes d and sends what comes out. A panic of the normalizer costs
+// this delivery its place among the events and nothing else: the whole body goes
+// to quarantine, from where it can be replayed once the fault is mended.
+func (r *Relay) sendAll(ctx context.Context, d *delivery.Delivery, index uint64) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.Log.Error("normalizer panicked: the delivery goes to quarantine", zap.Uint64("record", index),
+				zap.String("provider", d.Provider), zap.String("endpoint", d.Endpoint), zap.String("panic", fmt.Sprintf("%.256v", p)), zap.Stack("stack"))
+			err = r.send(ctx, r.rejected(wholeDelivery(d, index, ReasonPanic), index))
+		}
+	}()
+	for result := range r.each(d) {
+		if err := r.send(ctx, r.toItem(d, result, index)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// toItem makes the message of one result. A result that no message can be made
+// of goes to quarantine like one that the server refuses.
+func (r *Relay) toItem(d *delivery.Delivery, result normalize.Result, index uint64) *item {
+	if result.Reject != nil {
+		j := result.Reject
+		r.metrics.received(d.Provider, d.Endpoint, unreadable)
+		return r.quarantineItem(&sink.Quarantined{
+			Provider: d.Provider, Endpoint: d.Endpoint, ID: j.ID, Reason: string(j.Reason), ContentType: j.ContentType,
+			Received: d.Received, Record: index, Element: result.Element, Occurrence: result.Occurrence, Raw: j.Raw,
+		})
+	}
+	e := result.Event
+	r.metrics.event(e, r.LateAfter)
+	it := &item{record: index, id: e.ID, provider: e.Provider, endpoint: e.Endpoint, typ: string(e.Type), result: result}
+	msg, err := r.Sink.EventMessage(e, d.Get("Traceparent"))
+	if err != nil {
+		return r.giveUp(it, ReasonRefused, err)
+	}
+	it.msg = msg
+	return it
+}
+
+// rejected is quarantineItem for what never became a normalized result.
+func (r *Relay) rejected(q *sink.Quarantined, index uint64) *item {
+	r.metrics.received(q.Provider, q.Endpoint, unreadable)
+	it := r.quarantineItem(q)
+	it.record = index
+	return it
+}
+
+func (r *Relay) quarantineItem(q *sink.Quarantined) *item {
+	it := &item{record: q.Record, id: q.ID, provider: q.Provider, endpoint: q.Endpoint, quarantine: q}
+	msg, err := r.Sink.QuarantineMessage(*q)
+	if err != nil {
+		it.spill = err
+		return it
+	}
+	it.msg = msg
+	return it
+}
+
+// giveUp turns an event that no stream will ever take as an event into its
+// quarantined form.
+func (r *Relay) giveUp(it *item, reason string, cause error) *item {
+	e := it.result.Event
+	q := &sink.Quarantined{
+		Provider: e.Provider, Endpoint: e.Endpoint, ID: e.ID, Reason: reason, Received: e.Received.Time, Record: it.record,
+		Element: it.result.Element, Occurrence: it.result.Occurrence, ContentType: "application/json", Raw: e.RawBytes(),
+	}
+	r.Log.Error("event cannot be published: it goes to quarantine", zap.Uint64("record", it.record), zap.String("provider", q.Provider),
+		zap.String("endpoint", q.Endpoint), zap.String("event_id", q.ID), zap.String("reason", reason), zap.Error(cause))
+	return r.quarantineItem(q)
+}
+
+// send publishes it, waiting for room in the window, unless the stream has it.
+func (r *Relay) send(ctx context.Context, it *item) error {
+	r.metrics.pending.Inc()
+	if r.seen.has(it.id, it.record) {
+		r.metrics.duplicate(it)
+		return nil
+	}
+	for !r.pending.has(r.Window, r.WindowBytes) {
+		if err := r.settleHead(ctx); err != nil {
+			return err
+		}
+	}
+	it.sentAt = r.high
+	r.publish(it)
+	r.pending.push(it)
+	return nil
+}
+
+func (r *Relay) publish(it *item) {
+	if it.spill != nil {
+		it.future = newSettled(nil, it.spill)
+		return
+	}
+	future, err := r.Sink.Publish(it.msg)
+	if err != nil {
+		future = newSettled(nil, err)
+	}
+	it.future = future
+}
+
+// settleReady settles what is acknowledged already, without waiting.
+func (r *Relay) settleReady(ctx context.Context) error {
+	for {
+		r.ended()
+		it := r.pending.head()
+		if it == nil {
+			return nil
+		}
+		select {
+		case ack := <-it.future.Ok():
+			r.acknowledged(ack)
+		case err := <-it.future.Err():
+			if err := r.mend(ctx, err); err != nil {
+				return err
+			}
+		default:
+			return nil
+		}
+	}
+}
+
+// settleHead waits for the oldest message.
+func (r *Relay) settleHead(ctx context.Context) error {
+	r.ended()
+	it := r.pending.head()
+	if it == nil {
+		return nil
+	}
+	select {
+	case ack := <-it.future.Ok():
+		r.acknowledged(ack)
+		return nil
+	case err := <-it.future.Err():
+		return r.mend(ctx, err)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// ended takes the ends of records off the head of the queue: all before them is
+// settled.
+func (r *Relay) ended() {
+	for it := r.pending.front(); it != nil && it.end; it = r.pending.front() {
+		r.done = it.record
+		r.started = r.started[1:]
+		r.pending.pop()
+		r.seen.passed(r.done)
+	}
+	r.metrics.settled.Set(float64(r.done))
+}
+
+// acknowledged settles the head of the queue.
+func (r *Relay) acknowledged(ack *jetstream.PubAck) {
+	it := r.pending.head()
+	for i, stream := range r.streams() {
+		if ack.Stream == stream && ack.Sequence > r.high[i].seq {
+			r.high[i].seq = ack.Sequence
+		}
+	}
+	switch {
+	case it.quarantine != nil:
+		r.metrics.quarantined(it)
+	case ack.Duplicate && !it.resent:
+		r.metrics.duplicate(it)
+	default: // a duplicate of our own first try is the event itself
+		r.metrics.published(it)
+	}
+	r.pending.pop()
+	r.ended()
+}
+
+// mend deals with a publish that failed at the head of the queue.
+func (r *Relay) mend(ctx context.Context, cause error) error {
+	it := r.pending.head()
+	if it.hopeless(cause) {
+		return r.spill(ctx, it, cause)
+	}
+	if reason, final := it.refused(cause); final {
+		*it = *r.giveUp(it, finalReason(reason), cause).replaces(it)
+		r.publish(it)
+		return nil
+	}
+	return r.retry(ctx, cause)
+}
+
+// spill writes what no stream takes to a file.
+func (r *Relay) spill(ctx context.Context, it *item, cause error) error {
+	var file string
+	err := r.retrying(ctx, "write the oversize file", func() (err error) {
+		file, err = writeOversize(r.OversizeDir, it.quarantine)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r.Log.Error("quarantine stream cannot take a delivery: it is kept as a file", zap.String("file", file), zap.Uint64("record", it.record),
+		zap.String("provider", it.provider), zap.String("endpoint", it.endpoint), zap.Int("bytes", len(it.quarantine.Raw)), zap.Error(cause))
+	r.metrics.oversize.Inc()
+	r.metrics.quarantined(it)
+	r.pending.pop()
+	r.ended()
+	return nil
+}
+
+// retry waits until NATS takes the head of the queue and then sends again what
+// else is unacknowledged, in order. What the streams hold already is not sent:
+// an outage may have outlasted the duplicate window.
+func (r *Relay) retry(ctx context.Context, cause error) error {
+	r.Log.Warn("publish failed: trying again until it works", zap.Error(cause), zap.Int("pending", r.pending.len()))
+	err := r.untilNATS(ctx, func() error {
+		stored := newSeen(0)
+		from := r.pending.head().sentAt
+		for i, stream := range r.streams() {
+			if err := r.Sink.IDs(ctx, stream, from[i].seq, stored.add); err != nil {
+				return err
+			}
+		}
+		for probe := true; ; {
+			it := r.pending.head()
+			if it == nil {
+				return nil
+			}
+			if stored.holds(it.id) {
+				it.resent = true
+				it.future = newSettled(&jetstream.PubAck{}, nil)
+			}
+			select {
+			case ack := <-it.future.Ok():
+				r.acknowledged(ack)
+				continue
+			default:
+			}
+			if !probe {
+				r.resendAll(stored)
+				return nil
+			}
+			// One message finds out whether NATS takes messages again.
+			it.resent = true
+			r.publish(it)
+			select {
+			case ack := <-it.future.Ok():
+				r.acknowledged(ack)
+				probe = false
+			case err := <-it.future.Err():
+				it.tries++
+				if _, final := it.refused(err); !final && !it.hopeless(err) {
+					return err
+				}
+				it.future = newSettled(nil, err) // mend settles it for good
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+	if err == nil {
+		r.Log.Info("publishing again")
+	}
+	return err
+}
+
+// resendAll sends everything that is neither acknowledged nor stored.
+func (r *Relay) resendAll(stored *seen) {
+	r.pending.each(func(it *item) {
+		if it.end {
+			return
+		}
+		it.resent = true
+		if stored.holds(it.id) {
+			it.future = newSettled(&jetstream.PubAck{}, nil)
+			return
+		}
+		select {
+		case ack := <-it.future.Ok():
+			it.future = newSettled(ack, nil)
+		default:
+			r.publish(it)
+		}
+	})
+}
+
+// untilNATS repeats try until it succeeds, and tells meanwhile why it waits.
+func (r *Relay) untilNATS(ctx context.Context, try func() error) error {
+	return r.retrying(ctx, "wait for NATS", try)
+}
+
+func (r *Relay) retrying(ctx context.Context, what string, try func() error) error {
+	wait := 50 * time.Millisecond
+	for n := 0; ; n++ {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		r.report("waiting", err)
+		if n%16 == 0 {
+			r.Log.Warn("cannot go on yet", zap.String("doing", what), zap.Int("tries", n+1), zap.Error(err))
+		}
+		select {
+		case <-time.After(wait/2 + rand.N(wait)):
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-r.Journal.Failed():
+			return fmt.Errorf("%s: %w", what, r.Journal.Err())
+		}
+		wait = min(2*wait, 2*time.Second)
+	}
+}
+
+func (r *Relay) report(state string, err error) {
+	s := Status{State: state, Settled: r.done, Pending: r.pending.len(), StreamWentBackwards: r.state.Load().StreamWentBackwards}
+	if err != nil {
+		s.Error = err.Error()
+	}
+	r.state.Store(&s)
+}
