@@ -1,0 +1,241 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/blessd/blessd/receiver"
+)
+
+// runCheck runs the command and returns what it wrote, to both sides.
+func runCheck(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := newCheckCommand()
+	cmd.SilenceUsage = true
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	cmd.SetArgs(args)
+	err := cmd.Execute()
+	return out.String(), err
+}
+
+// checkedConfig writes a configuration of every kind of endpoint with its keys.
+func checkedConfig(t *testing.T) (file string, keys map[string]receiver.Key) {
+	t.Helper()
+	dir := t.TempDir()
+	keys = make(map[string]receiver.Key)
+	for name, content := range map[string]string{
+		"acme": "s3cr3t-acme", "eu": "s3cr3t-eu", "parent": "s3cr3t-parent", "token": "s3cr3t-0123456789abcdefgh", "basic": "user:s3cr3t", "api": "s3cr3t-api",
+	} {
+		write(t, dir, name, content+"\n")
+		keys[name] = receiver.Key{Value: receiver.Secret(content)}
+	}
+	return write(t, dir, "blessd.yaml", strings.ReplaceAll(`
+data_dir: DIR/data
+public_url: https://hooks.example.com
+endpoints:
+  - {name: acme, provider: sendclean, key_files: [DIR/acme]}
+  - {name: rep, provider: sarv, key_files: [DIR/acme], token_files: [DIR/token]}
+  - {name: eu, provider: mailgun, key_files: [DIR/eu], parent_key_files: [DIR/parent], manage: {domain: mg.example.com, api_key_file: DIR/api}}
+  - {name: waits, provider: mailgun}
+  - {name: ru, provider: enkod, token_files: [DIR/token], basic_auth_file: DIR/basic}
+  - {name: open, provider: vision6, auth: none}
+nats: {stream: {max_bytes: 10MiB}, quarantine: {max_bytes: 10MiB}}
+journal: {max_bytes: 16MiB}
+unverified: {max_bytes: 1MiB}
+`, "DIR", dir)), keys
+}
+
+func TestCheck(t *testing.T) {
+	file, keys := checkedConfig(t)
+	out, err := runCheck(t, "-c", file)
+	if err != nil {
+		t.Fatalf("got %v:\n%s", err, out)
+	}
+	for _, want := range []string{
+		"acme      sendclean  /hooks/acme         signature                   1 (" + keys["acme"].Fingerprint() + ")",
+		"rep       sarv       /hooks/rep/<token>  token + signature reported  1 (" + keys["acme"].Fingerprint() + ")",
+		"eu        mailgun    /hooks/eu           signature                   2 (" + keys["eu"].Fingerprint() + ", " + keys["parent"].Fingerprint() + ")",
+		"waits     mailgun    /hooks/waits        signature, awaiting key     none",
+		"ru        enkod      /hooks/ru/<token>   token + basic auth          none                    1 (" + keys["token"].Fingerprint() + ")",
+		"open      vision6    /hooks/open         NOTHING",
+		"about 9 MB of the NATS server's memory at 100 events/s",
+		"about 90 MB of the NATS server's memory at 1000 events/s",
+		"not yet used      endpoints[2].manage, unverified.max_bytes",
+		"warning: " + file + ":8: endpoints[3]: waits has no key yet",
+		"warning: " + file + ":10: endpoints[5].auth: none",
+		"ok, 2 warnings",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is missing in:\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "s3cr3t") {
+		t.Errorf("a secret is shown:\n%s", out)
+	}
+	if found, err := exists(filepath.Join(filepath.Dir(file), "data")); found || err != nil {
+		t.Errorf("check made the data directory: %v, %v", found, err)
+	}
+}
+
+func TestCheckJSON(t *testing.T) {
+	file, _ := checkedConfig(t)
+	out, err := runCheck(t, "-c", file, "-o", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r report
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatalf("%v in:\n%s", err, out)
+	}
+	if !r.OK || len(r.Problems) != 0 || len(r.Warnings) != 2 || r.Plan == nil || len(r.Plan.Endpoints) != 6 || r.Plan.Duplicates[1].Bytes != 90_000_000 {
+		t.Errorf("got %s", out)
+	}
+	if w := r.Warnings[0]; w.Where != file || w.Line != 8 || w.Path != "endpoints[3]" || w.Mend == "" || !w.Warning {
+		t.Errorf("got the warning %+v", w)
+	}
+
+	out, err = runCheck(t, "-c", filepath.Join("testdata", "config", "provider-unknown.yaml"), "-o", "json")
+	if err == nil || err.Error() != "the configuration cannot be used: 1 problem" {
+		t.Errorf("got the error %v", err)
+	}
+	out, _, _ = strings.Cut(out, "\nError: ")
+	r = report{}
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatalf("%v in:\n%s", err, out)
+	}
+	if r.OK || len(r.Problems) != 1 || r.Problems[0].Line != 3 || r.Plan != nil {
+		t.Errorf("got %s", out)
+	}
+}
+
+func TestCheckWithoutFile(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	out, err := runCheck(t, "--data-dir", dir)
+	if err != nil {
+		t.Fatalf("got %v:\n%s", err, out)
+	}
+	for _, want := range []string{"none: one endpoint per provider", "/hooks/enkod/<token>", "chosen by blessd  journal.max_bytes, nats.stream.max_bytes, nats.quarantine.max_bytes", "ok, 0 warnings"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is missing in:\n%s", want, out)
+		}
+	}
+	if found, err := exists(dir); found || err != nil {
+		t.Errorf("check made the data directory: %v, %v", found, err)
+	}
+}
+
+func TestCheckOtherFiles(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "web.yml", "basic_auth_users:\n  admin: [s3cr3t]\n")
+	write(t, dir, "nats.conf", "authorization {\n  user: s3cr3t\n")
+	write(t, dir, "data", "a file")
+	file := write(t, dir, "blessd.yaml", strings.ReplaceAll(`
+data_dir: DIR/data
+admin: {web_config_file: DIR/web.yml}
+nats: {embedded: {config_file: DIR/nats.conf}, stream: {max_bytes: 1000TiB}}
+endpoints: [{name: a, provider: enkod, auth: none}]
+`, "DIR", dir))
+	out, err := runCheck(t, "-c", file)
+	if err == nil {
+		t.Error("got no error")
+	}
+	for _, want := range []string{
+		":2: data_dir: " + dir + "/data is not a directory",
+		":3: admin.web_config_file: file " + dir + "/web.yml is no web configuration of exporter-toolkit, about line 2",
+		":4: nats.embedded.config_file: file " + dir + "/nats.conf is no configuration of nats-server",
+		":4: nats.stream.max_bytes: the sizes do not fit the disk",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is missing in:\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "s3cr3t") {
+		t.Errorf("a secret is shown:\n%s", out)
+	}
+}
+
+// TestNoSecretIsShown puts a secret wherever a misguided hand could, and looks for
+// it in everything that is said.
+func TestNoSecretIsShown(t *testing.T) {
+	const canary = "S3cr3t+Canary/0123456789"
+	const ok = "endpoints: [{name: acme, provider: mailgun}]\n"
+	for name, text := range map[string]string{
+		"unknown key":           "endpoints:\n  - name: acme\n    provider: mailgun\n    key: CANARY\n",
+		"unknown key, quoted":   "endpoints:\n  - name: acme\n    provider: mailgun\n    key: \"CANARY\"\n",
+		"unknown key, flow":     "endpoints: [{name: acme, key: CANARY, provider: mailgum}]\n",
+		"unknown key, after":    "endpoints: [{name: acme, provider: mailgum, key: 'CANARY'}]\n",
+		"unknown key, list":     "endpoints: [{name: acme, provider: mailgun, keys: [a, CANARY], max_age: x}]\n",
+		"unknown key, nested":   ok + "secrets: {a: {b: [CANARY]}, b: CANARY}\n",
+		"unknown key, block":    "endpoints:\n  - name: acme\n    key: |\n      one\n      CANARY\n    provider: mailgum\n",
+		"unknown key, folded":   "endpoints:\n  - {name: acme, key: >\n      CANARY\n    , provider: mailgum}\n",
+		"unknown key, anchor":   ok + "key: &a CANARY\nlisten: *a\n",
+		"unknown key, tag":      ok + "key: !!str CANARY\n",
+		"no key at all":         "CANARY\n",
+		"no key in a mapping":   ok + "CANARY: x\n",
+		"comment":               "listen: x # CANARY\n" + ok,
+		"key path":              "endpoints: [{name: acme, provider: mailgun, key_files: [CANARY], max_age: x}]\n",
+		"key path, scalar":      "endpoints:\n  - name: acme\n    provider: mailgun\n    key_files: CANARY\n",
+		"key path, mapping":     "endpoints:\n  - name: acme\n    provider: mailgun\n    key_files: {a: CANARY}\n",
+		"basic auth":            "endpoints: [{name: acme, provider: mailgun, basic_auth_file: 'user:CANARY'}]\n",
+		"token path":            "endpoints: [{name: acme, provider: enkod, token_files: [CANARY]}]\n",
+		"api key path":          "endpoints: [{name: acme, provider: mailgun, manage: {domain: x.example, api_key_file: CANARY}}]\n",
+		"creds path":            ok + "nats: {url: 'nats://n1', creds_file: CANARY}\n",
+		"web config path":       ok + "admin: {web_config_file: CANARY}\n",
+		"user in NATS URL":      ok + "nats: {url: 'nats://u:CANARY@n1:4222,nats://n2:x'}\n",
+		"token in NATS URL":     ok + "nats: {url: 'nats://CANARY@n1:4222'}\n",
+		"user in public_url":    ok + "public_url: https://u:CANARY@h.example\n",
+		"query in public_url":   ok + "public_url: https://h.example/?token=CANARY\n",
+		"token in url":          "endpoints: [{name: acme, provider: sendclean, url: 'https://h.example/hooks/acme/CANARY#', signature: x}]\n",
+		"anchored url":          "endpoints: [{name: acme, provider: sendclean, url: &u 'https://h.example/hooks/acme/CANARY#', signature: x}]\n",
+		"syntax, value":         ok + "key: CANARY: x\n",
+		"syntax, quote":         ok + "key: \"CANARY\n",
+		"syntax, next line":     ok + "listen: [CANARY\nnats: x\n",
+		"syntax, no colon":      "endpoints:\n  - name: acme\n   CANARY\n",
+		"syntax, tab":           ok + "key:\n\tCANARY\n",
+		"syntax, known key":     ok + "listen: a: CANARY\n",
+		"tag":                   ok + "listen: !CANARY x\n",
+		"alias":                 ok + "listen: *CANARY\n",
+		"anchor":                ok + "listen: &CANARY x\n",
+		"scalar for a mapping":  ok + "limits: CANARY\n",
+		"scalar for a list":     "endpoints: CANARY\n",
+		"mapping for a scalar":  ok + "listen: {key: CANARY}\n",
+		"list for a scalar":     ok + "listen: [CANARY]\n",
+		"control character":     "endpoints: [{name: acme, provider: mailgun, key_files: [\"CANARY\\n\"]}]\n",
+		"environment":           ok + "listen: ${CANARY_VARIABLE}\nlog: {level: \"${CANARY_VARIABLE}\"}\n",
+		"environment, key file": "endpoints: [{name: acme, provider: mailgun, key_files: [\"${CANARY_VARIABLE}\"]}]\n",
+		"environment, list":     ok + "nats: {stream: {replicas: \"${CANARY_VARIABLE}\", max_age: \"${CANARY_VARIABLE}\", name: \"${CANARY_VARIABLE}\"}}\n",
+		"two documents":         ok + "---\nkey: CANARY\n",
+		"merge":                 ok + "<<: {key: CANARY}\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			t.Setenv("CANARY_VARIABLE", canary)
+			t.Setenv("BLESSD_DATA_DIR", dir)
+			file := write(t, dir, "blessd.yaml", strings.ReplaceAll(text, "CANARY", canary))
+			if strings.Contains(text, "CANARY_VARIABLE") {
+				file = write(t, dir, "blessd.yaml", text)
+			}
+			for _, format := range []string{"text", "json"} {
+				out, err := runCheck(t, "-c", file, "-o", format)
+				if err == nil {
+					t.Fatalf("got no error:\n%s", out)
+				}
+				for _, part := range []string{canary, "S3cr3t", "Canary", "0123456789"} {
+					if strings.Contains(out, part) {
+						t.Errorf("%q is shown:\n%s", part, out)
+					}
+				}
+			}
+			_, err := loadConfig(file, os.LookupEnv)
+			if err != nil && strings.Contains(err.Error(), "S3cr3t") {
+				t.Errorf("the error shows it:\n%v", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,501 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/collectors/version"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/blessd/blessd/journal"
+	"github.com/blessd/blessd/receiver"
+	"github.com/blessd/blessd/relay"
+	"github.com/blessd/blessd/sink"
+)
+
+const (
+	// answerTime is how long a stop waits for the requests in flight. It is a
+	// little more than a request may wait for its journal record.
+	answerTime = 4500 * time.Millisecond
+	// flushTime is how long a stop goes on publishing what is in the journal.
+	// What is left stays there.
+	flushTime = 3 * time.Second
+	// refreshInterval is how often what the metrics say of the streams is read.
+	refreshInterval = 10 * time.Second
+	// foreignSyncInterval is the sync_interval that a nats-server has unless it is
+	// configured otherwise. A single-replica stream on a server that is not ours
+	// acknowledges before it syncs, and cannot be asked.
+	foreignSyncInterval = 2 * time.Minute
+)
+
+// daemon is the whole program: what serve runs and tests start. It is wired in
+// one place, in the order in which a request travels, backwards: whoever is
+// handed something finds it running.
+type daemon struct {
+	cfg      *Config
+	log      *zap.Logger
+	registry *prometheus.Registry
+	started  time.Time
+
+	endpoints []receiver.Endpoint
+	journal   *journal.Journal
+	embedded  *sink.Embedded // nil when NATS is somebody else's
+	conn      *nats.Conn
+	sink      *sink.Sink
+	relay     *relay.Relay
+	receiver  *receiver.Receiver
+	hooks     net.Listener
+	adminAddr net.Listener
+	server    *http.Server
+	admin     *admin
+
+	addresses addresses
+	draining  atomic.Bool
+	fatal     chan error // the first thing that ends the program
+	closers   []closer
+}
+
+// closer undoes one step of Start. Steps are undone last to first.
+type closer struct {
+	name string
+	stop func(context.Context) error
+}
+
+// newDaemon returns a daemon that has started nothing.
+func newDaemon(cfg *Config, log *zap.Logger) *daemon {
+	return &daemon{cfg: cfg, log: log, registry: prometheus.NewRegistry(), fatal: make(chan error, 8)}
+}
+
+// Start starts everything and returns when the daemon can bless. On an error
+// everything that was started is stopped again.
+func (d *daemon) Start(ctx context.Context) error {
+	d.started = time.Now()
+	for _, step := range []func(context.Context) error{
+		d.openDataDir, d.listen, d.openJournal, d.openNATS, d.startRelay, d.startReceiver, d.startAdmin, d.registerMetrics, d.announce,
+	} {
+		if err := step(ctx); err != nil {
+			return errors.Join(err, d.Stop(ctx))
+		}
+	}
+	return nil
+}
+
+// Stop ends the daemon in the order that loses nothing: not ready, no new
+// requests, answers to those in flight, what is in the journal to NATS as far as
+// time allows, the cursor, NATS, the journal.
+func (d *daemon) Stop(ctx context.Context) error {
+	d.draining.Store(true)
+	var errs []error
+	for len(d.closers) > 0 {
+		c := d.closers[len(d.closers)-1]
+		d.closers = d.closers[:len(d.closers)-1]
+		if err := c.stop(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("stop %s: %w", c.name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Failed delivers what the daemon cannot go on after. The program stops then and
+// leaves it to its supervisor to start it again.
+func (d *daemon) Failed() <-chan error { return d.fatal }
+
+// Addresses says where the daemon listens, once it has started.
+func (d *daemon) Addresses() addresses { return d.addresses }
+
+func (d *daemon) onStop(name string, stop func(context.Context) error) {
+	d.closers = append(d.closers, closer{name, stop})
+}
+
+func (d *daemon) fail(err error) {
+	select {
+	case d.fatal <- err:
+	default: // one reason to end is enough
+	}
+}
+
+// openDataDir makes the data directory and keeps every other blessd out of it.
+func (d *daemon) openDataDir(context.Context) error {
+	if err := d.cfg.createDataDir(); err != nil {
+		return err
+	}
+	lock, err := os.OpenFile(filepath.Join(d.cfg.DataDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("lock the data directory: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = lock.Close() // nothing was written
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return fmt.Errorf("data directory %s is in use by another blessd: stop it, or choose another with --data-dir", d.cfg.DataDir)
+		}
+		return fmt.Errorf("lock the data directory: %w", err)
+	}
+	d.onStop("data directory lock", func(context.Context) error { return lock.Close() })
+	if err := d.cfg.prepare(); err != nil {
+		return err
+	}
+	for name, size := range d.cfg.computed {
+		d.log.Info("size chosen from the free disk space of the first start", zap.String("setting", name), zap.Stringer("size", size))
+	}
+	for _, p := range d.cfg.diskProblems(freeBytes) {
+		d.log.Warn("disk may be too small", zap.String("problem", p.head()), zap.String("mend", p.Mend))
+	}
+	return nil
+}
+
+// listen takes the ports and reads the keys before anything is started: most
+// mistakes show here. Connections wait in the kernel until the servers run.
+func (d *daemon) listen(context.Context) error {
+	take := func(what, address string) (net.Listener, error) {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+		d.onStop(what, func(context.Context) error { return closed(l.Close()) })
+		return l, nil
+	}
+	var err error
+	if d.hooks, err = take("listen", d.cfg.Listen); err != nil {
+		return err
+	}
+	if d.adminAddr, err = take("admin.listen", d.cfg.Admin.Listen); err != nil {
+		return err
+	}
+	if d.endpoints, err = d.cfg.receiverEndpoints(d.hooks.Addr().String()); err != nil {
+		return err
+	}
+	for _, w := range d.cfg.keyWarnings {
+		d.log.Warn("keys need a look", zap.String("problem", w.head()), zap.String("mend", w.Mend))
+	}
+	return nil
+}
+
+// closed forgives a listener that its server, or its owner, closed before.
+func closed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (d *daemon) openJournal(context.Context) error {
+	j, err := journal.Open(journal.Options{
+		Dir: filepath.Join(d.cfg.DataDir, "journal"), MaxBytes: int64(d.cfg.Journal.MaxBytes),
+		Log: d.log.Named("journal"), Registerer: d.registry,
+	})
+	if err != nil {
+		return err
+	}
+	d.journal = j
+	d.onStop("journal", func(context.Context) error { return j.Close() })
+	go func() {
+		<-j.Failed() // closed by a failure only
+		d.fail(fmt.Errorf("journal: %w", j.Err()))
+	}()
+	return nil
+}
+
+func (d *daemon) openNATS(context.Context) error {
+	n := d.cfg.NATS
+	log := d.log.Named("nats")
+	if !d.cfg.externalNATS() {
+		e, err := sink.StartEmbedded(sink.EmbeddedOptions{
+			StoreDir: filepath.Join(d.cfg.DataDir, "nats"), Listen: n.Embedded.Listen, ConfigFile: n.Embedded.ConfigFile,
+			Prefix: n.SubjectPrefix, MaxStore: int64(n.Stream.MaxBytes) + int64(n.Quarantine.MaxBytes) + 1<<30, Log: log,
+		})
+		if err != nil {
+			return err
+		}
+		d.embedded = e
+		d.onStop("embedded NATS", func(context.Context) error { e.Shutdown(); return nil })
+	}
+	conn, err := d.connect(log)
+	if err != nil {
+		return err
+	}
+	d.conn = conn
+	d.onStop("NATS connection", func(context.Context) error { conn.Close(); return nil })
+	return nil
+}
+
+func (d *daemon) connect(log *zap.Logger) (*nats.Conn, error) {
+	n := d.cfg.NATS
+	onClosed := func(err error) {
+		if !d.draining.Load() {
+			d.fail(fmt.Errorf("NATS connection closed for good: %w", err))
+		}
+	}
+	if d.embedded != nil {
+		return d.embedded.Connect(nats.ClosedHandler(func(c *nats.Conn) { onClosed(c.LastError()) }))
+	}
+	return sink.Dial(sink.ExternalOptions{
+		URL: n.URL, Context: n.Context, CredsFile: n.CredsFile, NKeyFile: n.NKeyFile,
+		TLS:  sink.TLSFiles{CAFile: n.TLS.CAFile, CertFile: n.TLS.CertFile, KeyFile: n.TLS.KeyFile},
+		Name: natsName(), Log: log, OnClosed: onClosed,
+	})
+}
+
+func (d *daemon) startRelay(context.Context) error {
+	n := d.cfg.NATS
+	mode := "embedded"
+	if d.embedded == nil {
+		mode = "external"
+	}
+	s, err := sink.New(d.conn, sink.Options{
+		Prefix: n.SubjectPrefix, CETypePrefix: n.CETypePrefix, Manage: d.embedded != nil,
+		Events: sink.StreamConfig{
+			Name: n.Stream.Name, MaxAge: time.Duration(n.Stream.MaxAge), MaxBytes: int64(n.Stream.MaxBytes),
+			DuplicateWindow: time.Duration(n.Stream.DuplicateWindow), Replicas: n.Stream.Replicas, Refuse: n.Stream.WhenFull == "refuse",
+		},
+		Quarantine: sink.StreamConfig{
+			Name: n.Quarantine.Name, MaxAge: time.Duration(n.Quarantine.MaxAge), MaxBytes: int64(n.Quarantine.MaxBytes),
+			DuplicateWindow: time.Duration(n.Stream.DuplicateWindow), Replicas: n.Stream.Replicas, Refuse: true,
+		},
+		Mode: mode, Version: currentVersion().Version,
+		Log: d.log.Named("sink"), Registerer: d.registry,
+	})
+	if err != nil {
+		return err
+	}
+	d.sink = s
+	o := relay.Options{
+		Journal: d.journal, Sink: s, OversizeDir: filepath.Join(d.cfg.DataDir, "oversize"),
+		LateAfter: time.Duration(n.Stream.DuplicateWindow), Log: d.log.Named("relay"), Registry: d.registry,
+	}
+	switch {
+	case d.embedded != nil:
+		o.Sync = d.embedded.Sync
+	case n.Stream.Replicas < 2:
+		o.Lag = 2 * foreignSyncInterval
+	}
+	if d.relay, err = relay.New(o); err != nil {
+		return err
+	}
+	var series []relay.Endpoint
+	for _, e := range d.endpoints {
+		series = append(series, relay.Endpoint{Provider: e.Provider, Name: e.Name})
+	}
+	d.relay.SetEndpoints(series)
+	running, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := d.relay.Run(running); err != nil {
+			d.fail(fmt.Errorf("relay: %w", err))
+		}
+	}()
+	go d.refresh(running)
+	d.onStop("relay", func(ctx context.Context) error {
+		ctx, cancelFlush := context.WithTimeout(ctx, flushTime)
+		defer cancelFlush()
+		d.relay.Stop(ctx)
+		<-done
+		cancel()
+		return nil
+	})
+	return nil
+}
+
+// refresh keeps what the metrics say of the streams up to date.
+func (d *daemon) refresh(ctx context.Context) {
+	tick := time.NewTicker(refreshInterval)
+	defer tick.Stop()
+	for {
+		if err := d.sink.Refresh(ctx); err != nil {
+			d.log.Debug("stream metrics not refreshed", zap.Error(err))
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (d *daemon) startReceiver(context.Context) error {
+	r, err := receiver.New(journalStore{d.journal}, receiver.Limits{
+		MaxBody: int64(d.cfg.Limits.MaxBody), MaxInFlight: int64(d.cfg.Limits.MaxInFlightBytes),
+	}, d.registry, d.log.Named("receiver"))
+	if err != nil {
+		return err
+	}
+	if err := r.SetEndpoints(d.endpoints); err != nil {
+		return err
+	}
+	d.receiver = r
+	d.server = r.Server()
+	d.serve("public listener", func() error { return d.server.Serve(d.hooks) })
+	d.onStop("public listener", func(ctx context.Context) error {
+		r.SetDraining(true)
+		ctx, cancel := context.WithTimeout(ctx, answerTime)
+		defer cancel()
+		if err := d.server.Shutdown(ctx); err != nil {
+			// Who is still sending a body gets no answer, and comes again.
+			return errors.Join(err, d.server.Close())
+		}
+		return nil
+	})
+	return nil
+}
+
+func (d *daemon) startAdmin(context.Context) error {
+	a, err := newAdmin(d.adminAddr, d.cfg.Admin.WebConfigFile, d.registry, d.Ready, d.describe, d.log.Named("admin"))
+	if err != nil {
+		return err
+	}
+	d.admin = a
+	d.serve("admin listener", func() error { return a.serve(d.adminAddr) })
+	// It answers "not ready" until the rest has stopped: its place among the
+	// closers is before everything that it reports on.
+	d.closers = append([]closer{{"admin listener", func(context.Context) error { return closed(a.server.Close()) }}}, d.closers...)
+	return nil
+}
+
+// serve runs a server beside and ends the program when it ends unasked.
+func (d *daemon) serve(name string, run func() error) {
+	go func() {
+		if err := run(); err != nil && !errors.Is(err, http.ErrServerClosed) && !d.draining.Load() {
+			d.fail(fmt.Errorf("%s: %w", name, err))
+		}
+	}()
+}
+
+// Ready says why blessd cannot bless, or nil. NATS has no part in it: the journal
+// takes requests without it.
+func (d *daemon) Ready() error {
+	switch {
+	case d.draining.Load():
+		return errors.New("shutting down")
+	case d.journal.Err() != nil:
+		return fmt.Errorf("journal: %w", d.journal.Err())
+	case d.journal.Full():
+		return errors.New("journal is full")
+	}
+	return nil
+}
+
+// announce registers what is known last and tells the other commands where we are.
+func (d *daemon) announce(context.Context) error {
+	d.addresses = addresses{Hooks: d.hooks.Addr().String(), Admin: d.adminAddr.Addr().String()}
+	if d.embedded != nil {
+		d.addresses.NATS = d.embedded.ClientURL()
+	} else {
+		d.addresses.NATS = d.cfg.NATS.URL
+	}
+	return d.addresses.write(d.cfg.DataDir)
+}
+
+func (d *daemon) registerMetrics(context.Context) error {
+	keys := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "blessd_endpoint_keys", Help: "Keys by which an endpoint's deliveries may be verified; kind \"none\" is 1 where nothing is asked for.",
+	}, []string{"provider", "endpoint", "kind"})
+	for _, e := range d.endpoints {
+		set := func(kind string, n int) { keys.WithLabelValues(e.Provider, e.Name, kind).Set(float64(n)) }
+		sample := 0
+		for _, k := range e.Keys {
+			if k.Sample {
+				sample++
+			}
+		}
+		set("signature", len(e.Keys)-sample)
+		set("sample", sample)
+		set("parent", len(e.ParentKeys))
+		set("token", len(e.Tokens))
+		set("basic_auth", len(e.BasicAuth))
+		set("none", 0)
+		if e.NoAuth {
+			set("none", 1)
+		}
+	}
+	start := float64(d.started.Unix())
+	loaded := prometheus.NewGauge(prometheus.GaugeOpts{Name: "blessd_config_last_reload_successful", Help: "1 when the configuration that was read last is in force."})
+	loadedAt := prometheus.NewGauge(prometheus.GaugeOpts{Name: "blessd_config_last_reload_success_timestamp_seconds", Help: "When the configuration in force was read."})
+	hash := prometheus.NewGauge(prometheus.GaugeOpts{Name: "blessd_config_hash", Help: "Hash of the configuration file, to see whether two instances run the same; 0 without one."})
+	loaded.Set(1)
+	loadedAt.Set(start)
+	hash.Set(d.cfg.hash())
+	if e := d.embedded; e != nil {
+		for name, gauge := range map[string]struct {
+			help string
+			read func() float64
+		}{
+			"blessd_storage_used_bytes":  {"Bytes that the embedded server's streams take.", func() float64 { used, _ := e.Storage(); return float64(used) }},
+			"blessd_storage_limit_bytes": {"Most bytes that the embedded server's streams may take.", func() float64 { _, limit := e.Storage(); return float64(limit) }},
+		} {
+			if err := d.registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: gauge.help}, gauge.read)); err != nil {
+				return fmt.Errorf("register metrics: %w", err)
+			}
+		}
+	}
+	for _, c := range []prometheus.Collector{
+		keys, loaded, loadedAt, hash, version.NewCollector("blessd"),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	} {
+		if err := d.registry.Register(c); err != nil {
+			return fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return nil
+}
+
+// describe is the answer of /-/status.
+func (d *daemon) describe(q *http.Request) status {
+	s := status{
+		Version: currentVersion().Version, Started: d.started.UTC().Truncate(time.Second), DataDir: d.cfg.DataDir, Ready: true,
+		Relay: d.relay.Status(),
+		NATS:  natsStatus{Connected: d.conn.IsConnected(), URL: d.addresses.NATS, Embedded: d.embedded != nil},
+	}
+	if err := d.Ready(); err != nil {
+		s.Ready, s.NotReady = false, err.Error()
+	}
+	for _, e := range d.endpoints {
+		s.Endpoints = append(s.Endpoints, endpointStatus{
+			Name: e.Name, Provider: e.Provider, Path: maskedPath(e), AwaitingKey: awaitsKey(e), Keys: len(e.Keys), Tokens: len(e.Tokens),
+		})
+	}
+	s.Journal.First, s.Journal.Next = d.journal.Bounds()
+	s.Journal.Full = d.journal.Full()
+	if err := d.journal.Err(); err != nil {
+		s.Journal.Failed = err.Error()
+	}
+	ctx, cancel := context.WithTimeout(q.Context(), 2*time.Second)
+	defer cancel()
+	for _, name := range []string{d.sink.EventsStream(), d.sink.QuarantineStream()} {
+		info := streamInfo{Name: name}
+		if st, err := d.sink.State(ctx, name); err != nil {
+			info.Error = err.Error()
+		} else {
+			info.Messages, info.Bytes, info.LastSeq = st.Msgs, st.Bytes, st.LastSeq
+		}
+		s.NATS.Streams = append(s.NATS.Streams, info)
+	}
+	return s
+}
+
+// maskedPath is an endpoint's path with its token, a secret, left out.
+func maskedPath(e receiver.Endpoint) string {
+	if len(e.Tokens) > 0 {
+		return receiver.Path(e.Name, "<token>")
+	}
+	return receiver.Path(e.Name, "")
+}
+
+// natsName is how blessd shows up among a NATS server's connections.
+func natsName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return "blessd/" + currentVersion().Version + "@" + host
+}

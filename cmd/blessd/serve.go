@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+)
+
+// stopTime bounds a whole stop; each part of it has a bound of its own.
+const stopTime = 15 * time.Second
+
+func newServeCommand() *cobra.Command {
+	var o overrides
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the daemon",
+		Long: `Run the daemon until SIGINT or SIGTERM.
+
+Without a configuration file it starts an embedded NATS server and one endpoint
+per provider, each with a generated token in its URL, and keeps all of it in the
+data directory. What is printed then are URLs to paste at the providers: they
+are secrets.`,
+		Example: `  blessd serve
+  blessd serve --public-url https://hooks.example.com
+  blessd serve -c /etc/blessd/blessd.yaml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := o.load(os.LookupEnv)
+			if err != nil {
+				return fmt.Errorf("the configuration cannot be used:\n%w", err)
+			}
+			for _, w := range cfg.warnings {
+				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", w)
+			}
+			log, err := newLogger(cfg.Log.Level, cfg.Log.Format)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = log.Sync() }() // stderr of a terminal cannot be synced
+			return serve(cmd.Context(), cfg, log, cmd.OutOrStdout())
+		},
+	}
+	o.bind(cmd)
+	return cmd
+}
+
+// serve runs a daemon until ctx is done or it cannot go on.
+func serve(ctx context.Context, cfg *Config, log *zap.Logger, out io.Writer) error {
+	d := newDaemon(cfg, log)
+	if err := d.Start(ctx); err != nil {
+		return err
+	}
+	if err := d.greet(out); err != nil {
+		return errors.Join(err, d.Stop(ctx))
+	}
+	log.Info("blessd is ready", zap.String("version", currentVersion().Version),
+		zap.String("hooks", d.addresses.Hooks), zap.String("admin", d.addresses.Admin), zap.String("nats", d.addresses.NATS))
+	var failed error
+	select {
+	case <-ctx.Done():
+		log.Info("stopping: answering what is in flight, then publishing what is in the journal")
+	case failed = <-d.Failed():
+		log.Error("blessd cannot go on and stops", zap.Error(failed))
+	}
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancel()
+	err := d.Stop(stopping)
+	if failed == nil && err == nil {
+		log.Info("stopped")
+	}
+	return errors.Join(failed, err)
+}
