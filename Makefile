@@ -1,0 +1,49 @@
+# Everything here needs Go; the race detector of `make test` needs a C compiler too.
+
+GO       ?= go
+FUZZTIME ?= 20s
+BENCH    ?= .
+
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+TOOL     := $(GO) tool -modfile=internal/tools/go.mod
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test lint fmt fuzz bench build generate
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## every event kind of all five providers, through blessd, onto the terminal
+	@$(GO) run ./cmd/blessd demo
+
+run: ## serve, without a configuration unless ARGS="-c FILE" names one
+	@$(GO) run ./cmd/blessd serve $(ARGS)
+
+test: ## vet, then all tests with the race detector
+	$(GO) vet ./...
+	$(GO) test -race -timeout 10m ./...
+
+lint: ## gofumpt and staticcheck, at the versions of internal/tools/go.mod
+	@unformatted="$$($(TOOL) gofumpt -l .)"; \
+	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt):"; echo "$$unformatted"; exit 1; fi
+	$(TOOL) staticcheck ./...
+
+fmt: ## format all Go files
+	$(TOOL) gofumpt -w .
+
+fuzz: ## run each fuzz target for FUZZTIME (20s)
+	@for pkg in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+bench: ## run the benchmarks that match BENCH (all)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+build: ## bin/blessd with its version in it
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X github.com/prometheus/common/version.Version=$(VERSION)' -o bin/blessd ./cmd/blessd
+
+generate: ## write event/schema.json and docs/configuration.md again
+	$(GO) generate ./...
