@@ -38,8 +38,8 @@ func pebbleOptions(j *Journal, fs vfs.FS) *pebble.Options {
 				log.Warn("journal writes stall", zap.String("reason", i.Reason))
 			},
 		},
-		// A memtable begins with 256 KiB and grows with the load. Its memory is
-		// taken from the cache's, hence the sum; half of the rest is for indexes.
+		// A memtable begins with 256 KiB and grows with the load. pebble takes its
+		// memory from the cache's, hence the sum.
 		MemTableSize:                memTableSize,
 		MemTableStopWritesThreshold: 3,
 		CacheSize:                   8<<20 + memTableSize,
