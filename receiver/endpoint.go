@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/blessd/blessd/delivery"
 )
 
@@ -121,6 +123,10 @@ type endpoint struct {
 	seen     *tokenTable
 	metrics  *endpointMetrics
 	warnings map[reason]*allowance
+	// reports bounds the log lines about each result of a signature that is only
+	// reported.
+	reports map[string]*allowance
+	log     *zap.Logger
 }
 
 // compile checks all endpoints and makes their routes and metric series.
@@ -178,6 +184,10 @@ func (r *Receiver) compileOne(e Endpoint, slots int) *endpoint {
 		c.awaiting = !c.report && !slices.ContainsFunc(slices.Concat(e.Keys, e.ParentKeys), func(k Key) bool { return !k.Sample })
 	}
 	c.metrics = r.metrics.endpoint(c)
+	c.log, c.reports = r.log, make(map[string]*allowance)
+	for _, result := range append(Variants(), reportNone, reportMissing, reportAmbiguous) {
+		c.reports[result] = newAllowance()
+	}
 	c.warnings = make(map[reason]*allowance, len(refusals))
 	for i := range refusals {
 		c.warnings[refusals[i].reason] = newAllowance()

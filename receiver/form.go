@@ -10,8 +10,9 @@ import (
 	"strings"
 )
 
-// field is one field of a form, decoded.
-type field struct{ name, value string }
+// field is one field of a form, decoded. One with a file name is an attachment,
+// and means nothing to a normalizer.
+type field struct{ name, value, file string }
 
 // form is a body as a form. A body that is none has isForm false; one that is
 // broken has an err, and then its fields mean nothing.
@@ -83,7 +84,7 @@ func urlencodedFields(body []byte) ([]field, error) {
 		if value, err = url.QueryUnescape(value); err != nil {
 			return nil, err
 		}
-		fields = append(fields, field{name, value})
+		fields = append(fields, field{name: name, value: value})
 	}
 	return fields, nil
 }
@@ -110,6 +111,6 @@ func multipartFields(boundary string, body []byte) ([]field, error) {
 		if err != nil {
 			return nil, err
 		}
-		fields = append(fields, field{part.FormName(), string(value)})
+		fields = append(fields, field{name: part.FormName(), value: string(value), file: part.FileName()})
 	}
 }

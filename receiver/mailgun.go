@@ -126,7 +126,7 @@ func parseMailgun(p *post) (*mailgunProof, verdict) {
 func mailgunForm(fields []field) *mailgunProof {
 	last := map[string]int{"timestamp": -1, "token": -1, "signature": -1}
 	for i := range fields {
-		if _, ok := last[fields[i].name]; ok {
+		if _, ok := last[fields[i].name]; ok && fields[i].file == "" {
 			last[fields[i].name] = i
 		}
 	}
@@ -135,7 +135,9 @@ func mailgunForm(fields []field) *mailgunProof {
 	for i := range fields {
 		f := &fields[i]
 		if at, ok := last[f.name]; !ok || at != i {
-			hashMember(h, []byte(f.name), []byte(f.value))
+			// Whether it is an attachment decides whether it is read at all.
+			hashMember(h, []byte(f.name), []byte(f.file))
+			hashMember(h, nil, []byte(f.value))
 			continue
 		}
 		switch f.name {

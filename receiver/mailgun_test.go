@@ -372,3 +372,35 @@ func TestMailgunSamplesAndKeys(t *testing.T) {
 	expect(t, b.do(postJSON(mailgunBody(at(-24*time.Hour), "tok", `{}`))), "mailgun", stale)
 	expect(t, b.do(postJSON(mailgunBody(at(0), "tok", `{"x":1}`))), "mailgun", forgerySuspected)
 }
+
+// TestForgeryByFileName hides a field of a captured form by giving it a file name,
+// which makes an attachment of it.
+func TestForgeryByFileName(t *testing.T) {
+	b := newBench(t, Limits{}, mailgunEndpoint())
+	const contentType = "multipart/form-data; boundary=b"
+	part := func(name, value string) string {
+		return "--b\r\nContent-Disposition: form-data; name=\"" + name + "\"\r\n\r\n" + value + "\r\n"
+	}
+	s, err := Sign(Plain{
+		Provider: "mailgun", Key: mailgunEndpoint().Keys[0].Value, Now: now, ContentType: contentType,
+		Body: []byte(part("event", "dropped") + part("recipient", "alice@example.com") + part("code", "550") + "--b--\r\n"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(body []byte) *httptest.ResponseRecorder {
+		return b.do(toRequest(Signed{ContentType: contentType, Header: http.Header{}, Body: body}, Path(mailgunEndpoint().Name, "")))
+	}
+	expect(t, send(s.Body), "mailgun", "")
+	expect(t, send(s.Body), "mailgun", "") // Mailgun repeats itself
+	for _, name := range []string{"recipient", "code", "event"} {
+		hidden := bytes.Replace(s.Body, []byte(`name="`+name+`"`), []byte(`name="`+name+`"; filename="x"`), 1)
+		expect(t, send(hidden), "mailgun", forgerySuspected)
+	}
+	for _, name := range []string{"token", "signature", "timestamp"} {
+		hidden := bytes.Replace(s.Body, []byte(`name="`+name+`"`), []byte(`name="`+name+`"; filename="x"`), 1)
+		if w := send(hidden); w.Code != http.StatusUnauthorized {
+			t.Errorf("%s hidden: %d, want 401", name, w.Code)
+		}
+	}
+}

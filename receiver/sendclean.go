@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/goccy/go-json/jsontext"
+	"go.uber.org/zap"
 
 	"github.com/blessd/blessd/delivery"
 )
@@ -110,7 +111,7 @@ func verifyTES(e *endpoint, p *post, gate delivery.Verification) verdict {
 	signature, why := tesSignature(p.header)
 	if why != "" {
 		if e.report {
-			e.metrics.reports[why].Inc()
+			e.reportSignature(why)
 			return verdict{verified: gate}
 		}
 		if why == reportMissing {
@@ -121,16 +122,32 @@ func verifyTES(e *endpoint, p *post, gate delivery.Verification) verdict {
 	key, v := matchTES(e, p, signature)
 	switch {
 	case e.report && key == nil:
-		e.metrics.reports[reportNone].Inc()
+		e.reportSignature(reportNone)
 		return verdict{verified: gate}
 	case e.report:
-		e.metrics.reports[v.name].Inc()
+		e.reportSignature(v.name)
 	case key == nil:
 		return verdict{reason: badSignature}
 	case !e.accepts(v.name, p.form().isForm):
 		return verdict{reason: badSignature, hint: "a key made this signature by the variant " + v.name + ", which is not among the accepted ones"}
 	}
 	return verdict{verified: delivery.Verification{Method: delivery.BySignature, Key: key.Fingerprint(), Sample: key.Sample}}
+}
+
+// reportSignature counts and logs what a signature that is not enforced would have
+// come to: a variant that matched, or why none did. One real delivery settles the
+// rule, and then it can be enforced.
+func (e *endpoint) reportSignature(result string) {
+	e.metrics.reports[result].Inc()
+	ok, suppressed := e.reports[result].allow()
+	if !ok {
+		return
+	}
+	fields := []zap.Field{zap.String("provider", e.Provider), zap.String("endpoint", e.Name), zap.String("result", result)}
+	if suppressed > 0 {
+		fields = append(fields, zap.Int64("suppressed", suppressed))
+	}
+	e.log.Info("signature reported, not enforced", fields...)
 }
 
 // tesSignature returns the request's only signature, or why there is none.
