@@ -197,8 +197,15 @@ func (d disk) final(what, name string, err error) {
 	park()
 }
 
+// noSpace tells whether err is a want that passes: of disk space, or of file
+// descriptors, which connections use up too. Nothing was written then.
 func noSpace(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	for _, want := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE} {
+		if errors.Is(err, want) {
+			return true
+		}
+	}
+	return false
 }
 
 // isTable reports whether a file can be thrown away while it is being written.

@@ -3,12 +3,14 @@ package relay
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/blessd/blessd/journal"
+	"github.com/blessd/blessd/sink"
 )
 
 // place is a position in one stream. The creation time tells a stream from
@@ -107,20 +109,30 @@ func (r *Relay) writeCursor(ctx context.Context, m mark) error {
 }
 
 // moved notes how moveCursor ended. A failure moves nothing: the records stay,
-// and the next try covers them.
-func (r *Relay) moved(err error) {
+// and the next try covers them, unless it is one that only a new start cures.
+func (r *Relay) moved(err error) error {
 	r.moving = nil
-	if err != nil {
-		r.metrics.cursorErrors.Inc()
-		r.Log.Error("cursor not moved: records stay in the journal", zap.Error(err))
+	if err == nil {
+		return nil
 	}
+	r.metrics.cursorErrors.Inc()
+	if errors.Is(err, sink.ErrSync) {
+		return err
+	}
+	r.Log.Error("cursor not moved: records stay in the journal", zap.Error(err))
+	return nil
 }
 
 // lastCursor moves the cursor once more when the relay ends, so that the next
 // start has little to compare.
 func (r *Relay) lastCursor() error {
+	if r.seen == nil {
+		return nil // the streams were never reached: nothing has changed
+	}
 	if r.moving != nil {
-		r.moved(<-r.moving)
+		if err := r.moved(<-r.moving); err != nil {
+			return err
+		}
 	}
 	r.ended()
 	m, ok := r.dueMark()

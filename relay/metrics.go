@@ -129,6 +129,11 @@ func (r *Relay) SetEndpoints(endpoints []Endpoint) {
 		m.lag.WithLabelValues(e.Provider, e.Name)
 		m.lastReceived.WithLabelValues(e.Provider, e.Name)
 	}
+	// Records that cannot be read belong to nobody.
+	m.receivedTotal.WithLabelValues(unknownLabel, unknownLabel, unreadable)
+	for _, reason := range []string{ReasonDamaged, ReasonVersion} {
+		m.quarantinedTotal.WithLabelValues(unknownLabel, unknownLabel, reason)
+	}
 }
 
 func (m *metrics) received(provider, endpoint, typ string) {

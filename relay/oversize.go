@@ -16,8 +16,8 @@ import (
 	"github.com/blessd/blessd/sink"
 )
 
-// oversizeMeta is written beside the bytes: the quarantine headers, in a file of
-// the same name with the suffix .json.
+// oversizeMeta is written beside the bytes: the quarantine headers, in a file
+// <sha256 of the bytes>.<id>.json.
 type oversizeMeta struct {
 	Provider    string `json:"provider"`
 	Endpoint    string `json:"endpoint"`
@@ -31,11 +31,14 @@ type oversizeMeta struct {
 }
 
 // writeOversize keeps what the quarantine stream cannot take as
-// <dir>/<sha256 of the bytes>, synced before it returns. Equal bytes share a
-// file; the metadata is that of the first.
+// <dir>/<sha256 of the bytes>, synced before it returns. Equal bytes share a file;
+// each delivery or element that had them has its own metadata.
 func writeOversize(dir string, q *sink.Quarantined) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("make the oversize directory: %w", err)
+	}
+	if err := syncDir(filepath.Dir(dir)); err != nil { // where its name is, which may be new
+		return "", err
 	}
 	sum := sha256.Sum256(q.Raw)
 	file := filepath.Join(dir, hex.EncodeToString(sum[:]))
@@ -47,10 +50,10 @@ func writeOversize(dir string, q *sink.Quarantined) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("describe the oversize file: %w", err)
 	}
-	if err := writeOnce(file+".json", append(meta, '\n')); err != nil {
+	if err := writeOnce(file, q.Raw); err != nil {
 		return "", err
 	}
-	if err := writeOnce(file, q.Raw); err != nil {
+	if err := writeOnce(file+"."+q.ID+".json", append(meta, '\n')); err != nil {
 		return "", err
 	}
 	return file, syncDir(dir)

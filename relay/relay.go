@@ -200,7 +200,9 @@ func (r *Relay) run(ctx context.Context) error {
 		case <-tick.C:
 			r.moveCursor(ctx)
 		case err := <-r.moving:
-			r.moved(err)
+			if err := r.moved(err); err != nil {
+				return err
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		default:
@@ -238,7 +240,9 @@ func (r *Relay) run(ctx context.Context) error {
 		case <-tick.C:
 			r.moveCursor(ctx)
 		case err := <-r.moving:
-			r.moved(err)
+			if err := r.moved(err); err != nil {
+				return err
+			}
 		case <-stop:
 			stop, stopping = nil, true
 		case <-ctx.Done():

@@ -53,7 +53,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(r.embedded.Shutdown)
+	t.Cleanup(func() { _ = r.embedded.Shutdown(context.Background()) }) // some tests have done it before
 	r.conn, err = r.embedded.Connect()
 	if err != nil {
 		t.Fatal(err)
@@ -364,6 +364,21 @@ func TestWhatNoStreamTakes(t *testing.T) {
 	equal(t, "cursor", r.journal.Cursor().Index, 4)
 }
 
+// TestOversizeMeta has equal bytes of two deliveries: one file, two descriptions.
+func TestOversizeMeta(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "oversize")
+	for _, id := range []string{strings.Repeat("a", 32), strings.Repeat("b", 32), strings.Repeat("a", 32)} {
+		if _, err := writeOversize(dir, &sink.Quarantined{Provider: "enkod", Endpoint: "ru", ID: id, Raw: []byte("equal")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "files", len(files), 3)
+}
+
 func TestQuarantineFull(t *testing.T) {
 	r := newRig(t)
 	r.quarantineBytes = 64 << 10
@@ -506,4 +521,22 @@ func TestLostAcks(t *testing.T) {
 	}
 	equal(t, "events", r.names(), want)
 	equal(t, "published", conserved(t, reg)["blessd_events_published_total"], 10)
+}
+
+// TestStopBeforeNATS stops a relay that has never reached its streams.
+func TestStopBeforeNATS(t *testing.T) {
+	r := newRig(t)
+	r.putMany(0, 3)
+	relay, _ := r.relay()
+	r.embedded.Shutdown(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- relay.Run(context.Background()) }()
+	r.wait("the relay to wait", func() bool { return relay.Status().State == "waiting" })
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	relay.Stop(ctx)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	equal(t, "cursor", r.journal.Cursor().Index, 0)
 }

@@ -28,7 +28,7 @@ type disk struct {
 	mu     sync.Mutex
 	synced map[string]stamp // what each path looked like before it was synced
 	whole  bool             // the file system has been synced once
-	err    error            // the first failure, which is final
+	err    error            // the first failed sync, which is final
 }
 
 // stamp tells whether a file has changed. Files are appended to or replaced.
@@ -65,14 +65,24 @@ func (d *disk) sync(ctx context.Context) error {
 		// The first time this covers whatever lies around the streams, too.
 		if err = unix.Syncfs(int(d.root.Fd())); err == nil {
 			d.whole = true
+		} else {
+			err = fmt.Errorf("%w: %w", ErrSync, err)
 		}
 	}
 	if err == nil || ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return err
 	}
-	d.err = fmt.Errorf("sync nats data: %w", err)
-	return d.err
+	err = fmt.Errorf("sync nats data: %w", err)
+	if errors.Is(err, ErrSync) {
+		d.err = err
+	}
+	return err
 }
+
+// ErrSync is wrapped by Embedded.Sync's error when the disk failed, and not just
+// the way to it: from then on nobody knows what is stored, and only a new start of
+// the program finds out.
+var ErrSync = errors.New("disk failed to sync")
 
 // syncFiles syncs what has changed since it was last synced.
 func (d *disk) syncFiles(ctx context.Context) error {
@@ -183,5 +193,8 @@ func fsync(path string) error {
 		return err
 	}
 	defer f.Close()
-	return f.Sync()
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("%w: %w", ErrSync, err)
+	}
+	return nil
 }

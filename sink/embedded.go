@@ -104,7 +104,11 @@ func StartEmbedded(o EmbeddedOptions) (*Embedded, error) {
 	ok := false
 	defer func() {
 		if !ok {
-			e.Shutdown()
+			stop, cancel := context.WithTimeout(context.Background(), startTimeout)
+			defer cancel()
+			if err := e.Shutdown(stop); err != nil {
+				e.log.Error("embedded nats server", zap.Error(err))
+			}
 		}
 	}()
 	if e.disk, err = openDisk(filepath.Join(e.storeDir, server.JetStreamStoreDir), e.account); err != nil {
@@ -471,9 +475,9 @@ func (e *Embedded) Storage() (used, limit int64) {
 }
 
 // Sync returns nil when every message that was acknowledged before the call is on
-// stable storage. The server itself only writes it before it acknowledges. Once
-// Sync has failed it fails for ever: the kernel reports a failed write once and
-// then forgets it.
+// stable storage. The server itself only writes it before it acknowledges. An
+// error that wraps ErrSync is final: the kernel reports a failed write once and
+// then forgets it. Any other may be gone at the next call.
 func (e *Embedded) Sync(ctx context.Context) error { return e.disk.sync(ctx) }
 
 // Restart replaces the server by a new one on the same data and the same port.
@@ -517,13 +521,14 @@ func (e *Embedded) stop(ctx context.Context) error {
 }
 
 // Shutdown stops the server and frees its directory. Connections should be
-// drained before. The Embedded is of no use afterwards.
-func (e *Embedded) Shutdown() {
+// drained before. The Embedded is of no use afterwards. When ctx ends before the
+// server has, which a dead disk can cause, the directory stays locked.
+func (e *Embedded) Shutdown(ctx context.Context) error {
 	if e.gate != nil {
 		e.gate.close()
 	}
-	if err := e.stop(context.Background()); err != nil {
-		e.log.Error("embedded nats server", zap.Error(err))
+	if err := e.stop(ctx); err != nil {
+		return err
 	}
 	if e.disk != nil {
 		e.disk.close()
@@ -531,6 +536,7 @@ func (e *Embedded) Shutdown() {
 	if e.lock != nil {
 		e.lock.Close() // which unlocks it
 	}
+	return nil
 }
 
 // lockDir makes dir, for its owner only, and locks it for this process.

@@ -145,18 +145,18 @@ func TestStoreDir(t *testing.T) {
 	}
 	second := sink.EmbeddedOptions{StoreDir: dir, Listen: "127.0.0.1:0", Prefix: "mail", Log: zap.NewNop()}
 	if two, err := sink.StartEmbedded(second); err == nil {
-		two.Shutdown()
+		two.Shutdown(context.Background())
 		t.Error("two servers opened one directory")
 	} else if !strings.Contains(err.Error(), "in use by another process") || !strings.Contains(err.Error(), dir) {
 		t.Errorf("got %q, want an error that says what is in use", err)
 	}
-	e.Shutdown()
-	e.Shutdown() // does no harm
+	e.Shutdown(context.Background())
+	e.Shutdown(context.Background()) // does no harm
 	two, err := sink.StartEmbedded(second)
 	if err != nil {
 		t.Fatal(err)
 	}
-	two.Shutdown()
+	two.Shutdown(context.Background())
 	if err := two.Healthz(); err == nil {
 		t.Error("a stopped server is healthy")
 	}
@@ -192,7 +192,7 @@ func TestStartRefuses(t *testing.T) {
 		change(&o)
 		e, err := sink.StartEmbedded(o)
 		if err == nil {
-			e.Shutdown()
+			e.Shutdown(context.Background())
 			t.Errorf("%s: started", what)
 			continue
 		}
@@ -205,7 +205,7 @@ func TestStartRefuses(t *testing.T) {
 			t.Errorf("after %s: %v", what, err)
 			continue
 		}
-		e.Shutdown()
+		e.Shutdown(context.Background())
 	}
 }
 
@@ -304,7 +304,7 @@ func TestLogHoldsNoPassword(t *testing.T) {
 		c.Close()
 		t.Fatal("a wrong password got in")
 	}
-	e.Shutdown()
+	e.Shutdown(context.Background())
 	if logs.Len() < 5 {
 		t.Fatalf("only %d lines were logged", logs.Len())
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/jsm.go/natscontext"
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 )
 
 // TLSFiles are the PEM files of a TLS connection. All are optional; a
@@ -144,19 +145,43 @@ func checkURLs(urls string) error {
 	return nil
 }
 
+// redacted returns URLs without the passwords in them.
+func redacted(urls []string) []string {
+	out := make([]string, len(urls))
+	for i, s := range urls {
+		out[i] = "unreadable"
+		if u, err := url.Parse(s); err == nil {
+			out[i] = u.Redacted()
+		}
+	}
+	return out
+}
+
 // logging returns handlers that tell log what becomes of a connection. Without
 // them nats.go writes to the standard error.
 func logging(log *zap.Logger, onClosed func(error)) []nats.Option {
 	server := func(nc *nats.Conn) zap.Field { return zap.String("server", nc.ConnectedUrlRedacted()) }
+	// Why it does not connect is worth a line, but not one for each try.
+	waiting := rate.NewLimiter(rate.Every(time.Minute), 1)
 	return []nats.Option{
-		nats.ConnectHandler(func(nc *nats.Conn) { log.Info("nats connected", server(nc)) }),
+		nats.ConnectHandler(func(nc *nats.Conn) {
+			if nc.Opts.InProcessServer != nil {
+				log.Debug("nats connected in process")
+				return
+			}
+			log.Info("nats connected", server(nc))
+		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				log.Warn("nats disconnected", zap.Error(err))
 			}
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("nats reconnected", server(nc)) }),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { log.Debug("nats not yet reconnected", zap.Error(err)) }),
+		nats.ReconnectErrHandler(func(nc *nats.Conn, err error) {
+			if waiting.Allow() {
+				log.Warn("nats cannot be reached: deliveries stay in the journal meanwhile", zap.Strings("servers", redacted(nc.Servers())), zap.Error(err))
+			}
+		}),
 		nats.LameDuckModeHandler(func(nc *nats.Conn) { log.Info("nats server is about to stop", server(nc)) }),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			if errors.Is(err, context.Canceled) {

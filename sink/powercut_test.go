@@ -213,7 +213,7 @@ func countAfterCut(t *testing.T, dir string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer e.Shutdown()
+	defer e.Shutdown(context.Background())
 	nc, err := e.Connect(nats.Name("after the cut"))
 	if err != nil {
 		t.Fatal(err)

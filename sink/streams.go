@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
@@ -69,7 +70,27 @@ type State struct {
 // lose or refuse what blessd stores, and nothing is changed. What only differs,
 // such as more room than asked for or other metadata, is no mismatch.
 func (s *Sink) Ensure(ctx context.Context) error {
+	if err := s.reachable(); err != nil {
+		return err
+	}
 	return errors.Join(s.ensure(ctx, s.eventsConfig()), s.ensure(ctx, s.quarantineConfig()))
+}
+
+// reachable returns why no request can be sent. Without it a request on a
+// connection that is not up fails for want of a buffer, which says nothing.
+func (s *Sink) reachable() error {
+	if !s.nc.IsConnected() {
+		return fmt.Errorf("not connected to NATS: %w", nats.ErrDisconnected)
+	}
+	return nil
+}
+
+// explained adds what an error means that the server does not explain.
+func explained(err error) error {
+	if errors.Is(err, nats.ErrNoResponders) {
+		return fmt.Errorf("%w: is JetStream enabled on this server, and for this account?", err)
+	}
+	return err
 }
 
 func (s *Sink) eventsConfig() jetstream.StreamConfig {
@@ -126,7 +147,7 @@ func (s *Sink) ensure(ctx context.Context, want jetstream.StreamConfig) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look up stream %s: %w", want.Name, err)
+		return fmt.Errorf("look up stream %s: %w", want.Name, explained(err))
 	}
 	have := st.CachedInfo().Config
 	if !s.o.Manage {
@@ -296,11 +317,14 @@ const requestTimeout = 5 * time.Second
 
 // State returns the state of the stream of that name.
 func (s *Sink) State(ctx context.Context, stream string) (State, error) {
+	if err := s.reachable(); err != nil {
+		return State{}, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	st, err := s.js.Stream(ctx, stream)
 	if err != nil {
-		return State{}, fmt.Errorf("state of stream %s: %w", stream, err)
+		return State{}, fmt.Errorf("state of stream %s: %w", stream, explained(err))
 	}
 	i := st.CachedInfo()
 	v := State{
