@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/collectors/version"
 	"go.uber.org/zap"
+	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 
 	"github.com/blessd/blessd/journal"
@@ -31,6 +32,10 @@ const (
 	// flushTime is how long a stop goes on publishing what is in the journal.
 	// What is left stays there.
 	flushTime = 3 * time.Second
+	// ensureTime is how long making the embedded server's streams may take.
+	ensureTime = 30 * time.Second
+	// cursorTime is how long a stop waits for the cursor after that.
+	cursorTime = 6 * time.Second
 	// refreshInterval is how often what the metrics say of the streams is read.
 	refreshInterval = 10 * time.Second
 	// foreignSyncInterval is the sync_interval that a nats-server has unless it is
@@ -169,6 +174,9 @@ func (d *daemon) listen(context.Context) error {
 	if d.hooks, err = take("listen", d.cfg.Listen); err != nil {
 		return err
 	}
+	// Whoever can reach the listener can open connections. They must not use up the
+	// file descriptors that the journal and NATS need.
+	d.hooks = netutil.LimitListener(d.hooks, maxConnections())
 	if d.adminAddr, err = take("admin.listen", d.cfg.Admin.Listen); err != nil {
 		return err
 	}
@@ -179,6 +187,18 @@ func (d *daemon) listen(context.Context) error {
 		d.log.Warn("keys need a look", zap.String("problem", w.head()), zap.String("mend", w.Mend))
 	}
 	return nil
+}
+
+// maxConnections is how many connections the public listener holds at once: half of
+// the file descriptors that the process may have, and no more than memory is good
+// for. More wait in the kernel.
+func maxConnections() int {
+	const most = 10_000
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur > 2*most {
+		return most
+	}
+	return max(1, int(limit.Cur/2))
 }
 
 // closed forgives a listener that its server, or its owner, closed before.
@@ -218,7 +238,7 @@ func (d *daemon) openNATS(context.Context) error {
 			return err
 		}
 		d.embedded = e
-		d.onStop("embedded NATS", func(context.Context) error { e.Shutdown(); return nil })
+		d.onStop("embedded NATS", func(ctx context.Context) error { return e.Shutdown(ctx) })
 	}
 	conn, err := d.connect(log)
 	if err != nil {
@@ -246,7 +266,7 @@ func (d *daemon) connect(log *zap.Logger) (*nats.Conn, error) {
 	})
 }
 
-func (d *daemon) startRelay(context.Context) error {
+func (d *daemon) startRelay(ctx context.Context) error {
 	n := d.cfg.NATS
 	mode := "embedded"
 	if d.embedded == nil {
@@ -269,6 +289,14 @@ func (d *daemon) startRelay(context.Context) error {
 		return err
 	}
 	d.sink = s
+	if d.embedded != nil {
+		// The server is ours and runs: what is wrong now will not mend itself.
+		ensure, cancel := context.WithTimeout(ctx, ensureTime)
+		defer cancel()
+		if err := s.Ensure(ensure); err != nil {
+			return fmt.Errorf("the embedded NATS server does not take the configured streams: %w", err)
+		}
+	}
 	o := relay.Options{
 		Journal: d.journal, Sink: s, OversizeDir: filepath.Join(d.cfg.DataDir, "oversize"),
 		LateAfter: time.Duration(n.Stream.DuplicateWindow), Log: d.log.Named("relay"), Registry: d.registry,
@@ -300,9 +328,15 @@ func (d *daemon) startRelay(context.Context) error {
 		ctx, cancelFlush := context.WithTimeout(ctx, flushTime)
 		defer cancelFlush()
 		d.relay.Stop(ctx)
-		<-done
-		cancel()
-		return nil
+		defer cancel()
+		select {
+		case <-done:
+			return nil
+		case <-time.After(flushTime + cursorTime):
+			// A full or dead disk holds up its last cursor. The next start compares
+			// with the stream instead.
+			return errors.New("it does not end")
+		}
 	})
 	return nil
 }
