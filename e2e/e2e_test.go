@@ -136,11 +136,24 @@ type rig struct {
 	config string
 	proc   *process
 	hooks  atomic.Pointer[string] // base URL, nil while it is down
+	admin  string
 	nats   string
 }
 
 // newRig writes a configuration; nats is its nats section.
 func newRig(t *testing.T, natsSection string) *rig {
+	t.Helper()
+	return newRigWith(t, "journal: {max_bytes: 1GiB}", natsSection)
+}
+
+// newStreamRig is newRig without a journal: what is answered waits for NATS.
+func newStreamRig(t *testing.T, natsSection string) *rig {
+	t.Helper()
+	return newRigWith(t, "acknowledge: stream", natsSection)
+}
+
+// newRigWith writes a configuration with more top-level settings.
+func newRigWith(t *testing.T, settings, natsSection string) *rig {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("kills processes for some seconds; skipped with -short")
@@ -156,8 +169,8 @@ endpoints:
   - {name: acme, provider: sendclean, key_files: [%s], signature: enforce}
 nats:
 %s
-journal: {max_bytes: 1GiB}
-`, publicURL, filepath.Join(r.dir, "data"), filepath.Join(r.dir, "key"), natsSection))
+%s
+`, publicURL, filepath.Join(r.dir, "data"), filepath.Join(r.dir, "key"), natsSection, settings))
 	return r
 }
 
@@ -177,13 +190,13 @@ func (r *rig) start() {
 	file := filepath.Join(r.dir, "data", "addresses.json")
 	_ = os.Remove(file) // not there at the first start
 	r.proc = start(r.t, nil, binary, "serve", "-c", r.config)
-	var a struct{ Hooks, NATS string }
+	var a struct{ Hooks, Admin, NATS string }
 	wait(r.t, "blessd to listen", func() bool {
 		b, err := os.ReadFile(file)
 		return err == nil && json.Unmarshal(b, &a) == nil && a.Hooks != ""
 	})
 	base := "http://" + a.Hooks
-	r.nats = a.NATS
+	r.admin, r.nats = "http://"+a.Admin, a.NATS
 	r.hooks.Store(&base)
 }
 
@@ -279,6 +292,27 @@ func post(client *http.Client, target, uid string) (answered, ok bool) {
 		return false, false
 	}
 	return true, a.StatusCode == http.StatusOK && string(body) == blessing
+}
+
+// get asks the admin listener.
+func (r *rig) get(path string) (status int, body string) {
+	r.t.Helper()
+	a, err := http.Get(r.admin + path)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer a.Body.Close()
+	b, err := io.ReadAll(a.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return a.StatusCode, string(b)
+}
+
+// ready waits until blessd says that it can bless.
+func (r *rig) ready() {
+	r.t.Helper()
+	wait(r.t, "blessd to be ready", func() bool { status, _ := r.get("/-/ready"); return status == http.StatusOK })
 }
 
 // stored reads the stream from its beginning and counts events by uid.

@@ -80,7 +80,7 @@ var refusals = []refusal{
 	{missingSignature, http.StatusUnauthorized, false, zap.WarnLevel, "the request has no signature: does it come from the provider, and does a proxy in front drop headers?"},
 	{notFound, http.StatusNotFound, false, zap.WarnLevel, "no endpoint has this path: compare the URL at the provider with the configuration"},
 	{stale, http.StatusUnauthorized, false, zap.WarnLevel, "the signature is older than max_age or lies in the future: is the clock of this machine right?"},
-	{storeFailed, http.StatusServiceUnavailable, false, zap.ErrorLevel, "the delivery could not be made durable in time: look at the disk and the journal's errors"},
+	{storeFailed, http.StatusServiceUnavailable, false, zap.ErrorLevel, "the delivery could not be made durable in time: look at the disk and the journal's errors, or with acknowledge: stream at NATS"},
 	{timeout, http.StatusRequestTimeout, true, zap.WarnLevel, "the body did not arrive in time: look at the network and the proxy in front"},
 	{tooLarge, http.StatusRequestEntityTooLarge, true, zap.WarnLevel, "the body is larger than limits.max_body"},
 	{unsupportedEncoding, http.StatusUnsupportedMediaType, false, zap.WarnLevel, "the body is compressed: does a proxy in front do that?"},

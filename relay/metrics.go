@@ -1,6 +1,8 @@
 package relay
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"time"
@@ -45,7 +47,8 @@ const (
 	// be read.
 	unknownLabel = "unknown"
 	// unreadable is the type under which a rejected element is counted as
-	// received, so that received = published + duplicate + quarantined + pending.
+	// received, so that received = published + duplicate + quarantined + abandoned +
+	// pending.
 	unreadable = "unreadable"
 )
 
@@ -57,6 +60,7 @@ type metrics struct {
 	publishedTotal   *prometheus.CounterVec
 	duplicateTotal   *prometheus.CounterVec
 	quarantinedTotal *prometheus.CounterVec
+	abandonedTotal   *prometheus.CounterVec
 	lateTotal        *prometheus.CounterVec
 	lag              *prometheus.HistogramVec
 	lastReceived     *prometheus.GaugeVec
@@ -80,6 +84,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		publishedTotal:   counter("blessd_events_published_total", "Events that NATS has acknowledged.", "provider", "endpoint", "type"),
 		duplicateTotal:   counter("blessd_events_duplicate_total", "Events that the stream held already.", "provider", "endpoint"),
 		quarantinedTotal: counter("blessd_events_quarantined_total", "Bodies, elements and events that went to quarantine.", "provider", "endpoint", "reason"),
+		abandonedTotal:   counter("blessd_events_abandoned_total", "Events that were not published at this attempt, and that the provider or the journal brings again.", "provider", "endpoint"),
 		lateTotal:        counter("blessd_events_late_total", "Events older than the duplicate window when they were received.", "provider", "endpoint"),
 		lag: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "blessd_event_lag_seconds", Help: "Time from the event, by the provider's clock, to its receipt.",
@@ -102,7 +107,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.receivedTotal, m.publishedTotal, m.duplicateTotal, m.quarantinedTotal, m.lateTotal, m.lag,
+		m.receivedTotal, m.publishedTotal, m.duplicateTotal, m.quarantinedTotal, m.abandonedTotal, m.lateTotal, m.lag,
 		m.lastReceived, m.pending, m.settled, m.cursor, m.cursorErrors, m.oversize, m.backwards,
 	} {
 		if err := reg.Register(c); err != nil {
@@ -113,8 +118,8 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 }
 
 // SetEndpoints makes every series of these endpoints exist, at zero.
-func (r *Relay) SetEndpoints(endpoints []Endpoint) {
-	m := r.metrics
+func (c *carrier) SetEndpoints(endpoints []Endpoint) {
+	m := c.metrics
 	for _, e := range endpoints {
 		for _, t := range event.Types() {
 			m.receivedTotal.WithLabelValues(e.Provider, e.Name, string(t))
@@ -125,6 +130,7 @@ func (r *Relay) SetEndpoints(endpoints []Endpoint) {
 			m.quarantinedTotal.WithLabelValues(e.Provider, e.Name, reason)
 		}
 		m.duplicateTotal.WithLabelValues(e.Provider, e.Name)
+		m.abandonedTotal.WithLabelValues(e.Provider, e.Name)
 		m.lateTotal.WithLabelValues(e.Provider, e.Name)
 		m.lag.WithLabelValues(e.Provider, e.Name)
 		m.lastReceived.WithLabelValues(e.Provider, e.Name)
@@ -169,12 +175,22 @@ func (m *metrics) quarantined(it *item) {
 	m.pending.Dec()
 }
 
+func (m *metrics) abandoned(it *item) {
+	m.abandonedTotal.WithLabelValues(it.provider, it.endpoint).Inc()
+	m.pending.Dec()
+}
+
 // wholeDelivery is what goes to quarantine when a delivery's body as a whole
 // could not be dealt with.
 func wholeDelivery(d *delivery.Delivery, index uint64, reason string) *sink.Quarantined {
+	identity := []string{"body", fmt.Sprint(index), d.Received.String()}
+	if index == 0 { // without a journal it is the body that tells it from others
+		sum := sha256.Sum256(d.Body)
+		identity = []string{"body", hex.EncodeToString(sum[:])}
+	}
 	return &sink.Quarantined{
 		Provider: d.Provider, Endpoint: d.Endpoint, Reason: reason, ContentType: d.ContentType, Received: d.Received,
 		Record: index, Element: -1, Raw: d.Body,
-		ID: event.NewID(d.Provider, d.Endpoint, []string{"body", fmt.Sprint(index), d.Received.String()}, 0),
+		ID: event.NewID(d.Provider, d.Endpoint, identity, 0),
 	}
 }

@@ -1,8 +1,10 @@
 // Package relay carries deliveries from the journal through normalize into the
 // sink and moves the journal's cursor over what NATS has safe. It knows nothing
 // of HTTP and keeps nothing of its own on disk but what no stream would take.
+// [Direct] does the same without a journal, for one delivery at a time while its
+// sender waits.
 //
-// What it promises:
+// What Relay promises:
 //
 //   - Every record is published or quarantined before the cursor passes it, in
 //     journal order except around a publish that had to be retried.
@@ -19,7 +21,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -66,8 +67,7 @@ type Options struct {
 // Relay is created by New and run once by Run.
 type Relay struct {
 	Options
-	metrics *metrics
-	each    func(*delivery.Delivery) iter.Seq[normalize.Result] // normalize.Each, but in tests
+	carrier
 
 	next    uint64 // the journal index to read next
 	done    uint64 // every record up to it is settled
@@ -136,7 +136,11 @@ func New(o Options) (*Relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Relay{Options: o, metrics: m, each: normalize.Each, stop: make(chan struct{})}
+	r := &Relay{
+		Options: o,
+		carrier: carrier{sink: o.Sink, oversizeDir: o.OversizeDir, lateAfter: o.LateAfter, log: o.Log, metrics: m, each: normalize.Each},
+		stop:    make(chan struct{}),
+	}
 	r.state.Store(&Status{State: "starting"})
 	return r, nil
 }
@@ -323,10 +327,11 @@ func (r *Relay) relayRecord(ctx context.Context, index uint64) error {
 		return err
 	}
 	r.started = append(r.started, start{index: index, at: r.positionBefore(index)})
+	send := func(it *item) error { return r.send(ctx, it) }
 	if broken != nil {
-		err = r.send(ctx, r.rejected(broken, index))
+		err = send(r.rejected(broken, index))
 	} else {
-		err = r.sendAll(ctx, d, index)
+		err = r.items(d, index, send)
 	}
 	if err != nil {
 		return err
@@ -372,79 +377,6 @@ func (r *Relay) read(index uint64) (*delivery.Delivery, *sink.Quarantined, error
 	}, nil
 }
 
-// sendAll normalizes d and sends what comes out. A panic of the normalizer costs
-// this delivery its place among the events and nothing else: the whole body goes
-// to quarantine, from where it can be replayed once the fault is mended.
-func (r *Relay) sendAll(ctx context.Context, d *delivery.Delivery, index uint64) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			r.Log.Error("normalizer panicked: the delivery goes to quarantine", zap.Uint64("record", index),
-				zap.String("provider", d.Provider), zap.String("endpoint", d.Endpoint), zap.String("panic", fmt.Sprintf("%.256v", p)), zap.Stack("stack"))
-			err = r.send(ctx, r.rejected(wholeDelivery(d, index, ReasonPanic), index))
-		}
-	}()
-	for result := range r.each(d) {
-		if err := r.send(ctx, r.toItem(d, result, index)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// toItem makes the message of one result. A result that no message can be made
-// of goes to quarantine like one that the server refuses.
-func (r *Relay) toItem(d *delivery.Delivery, result normalize.Result, index uint64) *item {
-	if result.Reject != nil {
-		j := result.Reject
-		r.metrics.received(d.Provider, d.Endpoint, unreadable)
-		return r.quarantineItem(&sink.Quarantined{
-			Provider: d.Provider, Endpoint: d.Endpoint, ID: j.ID, Reason: string(j.Reason), ContentType: j.ContentType,
-			Received: d.Received, Record: index, Element: result.Element, Occurrence: result.Occurrence, Raw: j.Raw,
-		})
-	}
-	e := result.Event
-	r.metrics.event(e, r.LateAfter)
-	it := &item{record: index, id: e.ID, provider: e.Provider, endpoint: e.Endpoint, typ: string(e.Type), result: result}
-	msg, err := r.Sink.EventMessage(e, d.Get("Traceparent"))
-	if err != nil {
-		return r.giveUp(it, ReasonRefused, err)
-	}
-	it.msg = msg
-	return it
-}
-
-// rejected is quarantineItem for what never became a normalized result.
-func (r *Relay) rejected(q *sink.Quarantined, index uint64) *item {
-	r.metrics.received(q.Provider, q.Endpoint, unreadable)
-	it := r.quarantineItem(q)
-	it.record = index
-	return it
-}
-
-func (r *Relay) quarantineItem(q *sink.Quarantined) *item {
-	it := &item{record: q.Record, id: q.ID, provider: q.Provider, endpoint: q.Endpoint, quarantine: q}
-	msg, err := r.Sink.QuarantineMessage(*q)
-	if err != nil {
-		it.spill = err
-		return it
-	}
-	it.msg = msg
-	return it
-}
-
-// giveUp turns an event that no stream will ever take as an event into its
-// quarantined form.
-func (r *Relay) giveUp(it *item, reason string, cause error) *item {
-	e := it.result.Event
-	q := &sink.Quarantined{
-		Provider: e.Provider, Endpoint: e.Endpoint, ID: e.ID, Reason: reason, Received: e.Received.Time, Record: it.record,
-		Element: it.result.Element, Occurrence: it.result.Occurrence, ContentType: "application/json", Raw: e.RawBytes(),
-	}
-	r.Log.Error("event cannot be published: it goes to quarantine", zap.Uint64("record", it.record), zap.String("provider", q.Provider),
-		zap.String("endpoint", q.Endpoint), zap.String("event_id", q.ID), zap.String("reason", reason), zap.Error(cause))
-	return r.quarantineItem(q)
-}
-
 // send publishes it, waiting for room in the window, unless the stream has it.
 func (r *Relay) send(ctx context.Context, it *item) error {
 	r.metrics.pending.Inc()
@@ -461,18 +393,6 @@ func (r *Relay) send(ctx context.Context, it *item) error {
 	r.publish(it)
 	r.pending.push(it)
 	return nil
-}
-
-func (r *Relay) publish(it *item) {
-	if it.spill != nil {
-		it.future = newSettled(nil, it.spill)
-		return
-	}
-	future, err := r.Sink.Publish(it.msg)
-	if err != nil {
-		future = newSettled(nil, err)
-	}
-	it.future = future
 }
 
 // settleReady settles what is acknowledged already, without waiting.
@@ -534,14 +454,7 @@ func (r *Relay) acknowledged(ack *jetstream.PubAck) {
 			r.high[i].seq = ack.Sequence
 		}
 	}
-	switch {
-	case it.quarantine != nil:
-		r.metrics.quarantined(it)
-	case ack.Duplicate && !it.resent:
-		r.metrics.duplicate(it)
-	default: // a duplicate of our own first try is the event itself
-		r.metrics.published(it)
-	}
+	r.count(it, ack)
 	r.pending.pop()
 	r.ended()
 }
@@ -562,18 +475,9 @@ func (r *Relay) mend(ctx context.Context, cause error) error {
 
 // spill writes what no stream takes to a file.
 func (r *Relay) spill(ctx context.Context, it *item, cause error) error {
-	var file string
-	err := r.retrying(ctx, "write the oversize file", func() (err error) {
-		file, err = writeOversize(r.OversizeDir, it.quarantine)
-		return err
-	})
-	if err != nil {
+	if err := r.retrying(ctx, "write the oversize file", func() error { return r.keep(it, cause) }); err != nil {
 		return err
 	}
-	r.Log.Error("quarantine stream cannot take a delivery: it is kept as a file", zap.String("file", file), zap.Uint64("record", it.record),
-		zap.String("provider", it.provider), zap.String("endpoint", it.endpoint), zap.Int("bytes", len(it.quarantine.Raw)), zap.Error(cause))
-	r.metrics.oversize.Inc()
-	r.metrics.quarantined(it)
 	r.pending.pop()
 	r.ended()
 	return nil

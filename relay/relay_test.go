@@ -188,7 +188,7 @@ func (r *rig) putMany(from, to int) (names []string) {
 }
 
 // conserved checks what operators rely on: received = published + duplicate +
-// quarantined + pending.
+// quarantined + abandoned + pending.
 func conserved(t *testing.T, reg *prometheus.Registry) (total map[string]float64) {
 	t.Helper()
 	families, err := reg.Gather()
@@ -202,9 +202,10 @@ func conserved(t *testing.T, reg *prometheus.Registry) (total map[string]float64
 		}
 	}
 	in := total["blessd_events_received_total"]
-	out := total["blessd_events_published_total"] + total["blessd_events_duplicate_total"] + total["blessd_events_quarantined_total"] + total["blessd_publish_pending"]
+	out := total["blessd_events_published_total"] + total["blessd_events_duplicate_total"] + total["blessd_events_quarantined_total"] +
+		total["blessd_events_abandoned_total"] + total["blessd_publish_pending"]
 	if in != out {
-		t.Errorf("received %v, published + duplicate + quarantined + pending %v", in, out)
+		t.Errorf("received %v, published + duplicate + quarantined + abandoned + pending %v", in, out)
 	}
 	return total
 }

@@ -21,6 +21,7 @@ type metrics struct {
 
 	// started is when each message that waits for its acknowledgement was sent.
 	started sync.Map // *nats.Msg to time.Time
+	streak  streak
 }
 
 func newMetrics(nc *nats.Conn, o Options) (*metrics, error) {
@@ -65,6 +66,7 @@ func newMetrics(nc *nats.Conn, o Options) (*metrics, error) {
 func (m *metrics) sent(msg *nats.Msg) { m.started.Store(msg, time.Now()) }
 
 func (m *metrics) acked(msg *nats.Msg) {
+	m.streak.acked()
 	if t, ok := m.started.LoadAndDelete(msg); ok {
 		m.duration.Observe(time.Since(t.(time.Time)).Seconds())
 	}
@@ -72,8 +74,16 @@ func (m *metrics) acked(msg *nats.Msg) {
 
 func (m *metrics) failed(msg *nats.Msg, err error) {
 	m.started.Delete(msg)
-	reason, _ := Classify(err)
+	m.refused(err)
+}
+
+// refused counts a publish that was not acknowledged.
+func (m *metrics) refused(err error) {
+	reason, final := Classify(err)
 	m.errors.WithLabelValues(reason).Inc()
+	if !final {
+		m.streak.failed(reason)
+	}
 }
 
 // Refresh reads the states of the streams and of the events stream's durable

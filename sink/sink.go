@@ -165,7 +165,7 @@ func (s *Sink) Publish(m *nats.Msg) (jetstream.PubAckFuture, error) {
 	}
 	if !s.nc.IsConnected() {
 		// A connection that was never there would keep the message for later.
-		s.m.errors.WithLabelValues(ReasonDisconnected).Inc()
+		s.m.refused(nats.ErrDisconnected)
 		return nil, nats.ErrDisconnected
 	}
 	s.m.sent(m)

@@ -23,15 +23,16 @@ import (
 
 // status is what /-/status answers. It holds no key and no token.
 type status struct {
-	Version   string           `json:"version"`
-	Started   time.Time        `json:"started"`
-	Ready     bool             `json:"ready"`
-	NotReady  string           `json:"not_ready,omitempty"` // why
-	DataDir   string           `json:"data_dir"`
-	Endpoints []endpointStatus `json:"endpoints"`
-	Journal   journalStatus    `json:"journal"`
-	Relay     relay.Status     `json:"relay"`
-	NATS      natsStatus       `json:"nats"`
+	Version     string           `json:"version"`
+	Started     time.Time        `json:"started"`
+	Ready       bool             `json:"ready"`
+	NotReady    string           `json:"not_ready,omitempty"` // why
+	DataDir     string           `json:"data_dir"`
+	Acknowledge string           `json:"acknowledge"` // what an answer waits for
+	Endpoints   []endpointStatus `json:"endpoints"`
+	Journal     *journalStatus   `json:"journal,omitempty"` // none with acknowledge: stream
+	Relay       relay.Status     `json:"relay"`
+	NATS        natsStatus       `json:"nats"`
 }
 
 type endpointStatus struct {

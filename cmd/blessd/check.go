@@ -192,6 +192,9 @@ func (c *Config) plan(endpoints []receiver.Endpoint) *plan {
 		Events:     fmt.Sprintf("%s: %s, %s, %s, when full: %s", s.Name, s.MaxBytes, age(s.MaxAge), count(s.Replicas, "replica"), s.WhenFull),
 		Quarantine: fmt.Sprintf("%s: %s, %s, %s, when full: refuse", q.Name, q.MaxBytes, age(q.MaxAge), count(s.Replicas, "replica")),
 	}
+	if c.acknowledgesStream() {
+		p.Journal = "none: an answer waits for NATS"
+	}
 	switch {
 	case c.NATS.URL != "":
 		p.NATS = publicPart(c.NATS.URL)

@@ -239,3 +239,37 @@ func TestNoSecretIsShown(t *testing.T) {
 		})
 	}
 }
+
+// TestWeakAcknowledgement warns of single replicas on a server that is not ours.
+func TestWeakAcknowledgement(t *testing.T) {
+	for _, test := range []struct {
+		name, settings string
+		want           []string // where warnings stand, and a part of them
+	}{
+		{"embedded", "acknowledge: stream", nil},
+		{"journal", `nats: {url: "nats://n1:4222"}`, []string{"nats.stream.replicas", "stays in the journal for 4m"}},
+		{"stream", "acknowledge: stream\nnats: {url: \"nats://n1:4222\"}", []string{"nats.stream.replicas", "answered with 200"}},
+		{"replicated", "acknowledge: stream\nnats: {url: \"nats://n1:4222\", stream: {replicas: 3}}", nil},
+		{"no journal to size", "acknowledge: stream\njournal: {max_bytes: 1GiB}", []string{"journal.max_bytes", "there is no journal"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c, found := parseConfig("blessd.yaml", []byte(test.settings+"\nendpoints: [{name: acme, provider: mailgun}]\n"), func(string) (string, bool) { return "", false })
+			found = append(found, c.validate()...)
+			var got string
+			for _, p := range found {
+				if !p.Warning {
+					t.Errorf("an error: %s", p)
+				}
+				got += p.String()
+			}
+			if len(found) != len(test.want)/2 {
+				t.Errorf("%d warnings, want %d:\n%s", len(found), len(test.want)/2, got)
+			}
+			for _, w := range test.want {
+				if !strings.Contains(got, w) {
+					t.Errorf("no %q in:\n%s", w, got)
+				}
+			}
+		})
+	}
+}

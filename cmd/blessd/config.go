@@ -40,8 +40,8 @@ type Config struct {
 	// environment BLESSD_DATA_DIR.
 	DataDir string `yaml:"data_dir"`
 	// Acknowledge is what a provider's answer waits for: journal, the record is on
-	// this machine's disk; or stream, NATS has acknowledged every event. Default
-	// journal. This version serves journal only.
+	// this machine's disk; or stream, NATS has acknowledged every event, for machines
+	// without a durable disk. Default journal.
 	Acknowledge string `yaml:"acknowledge"`
 	// Endpoints are the webhooks. At least one.
 	Endpoints []EndpointConfig `yaml:"endpoints"`
@@ -49,7 +49,8 @@ type Config struct {
 	NATS NATSConfig `yaml:"nats"`
 	// Limits bound what a request may take.
 	Limits LimitsConfig `yaml:"limits"`
-	// Journal keeps requests from the blessing until they are published.
+	// Journal keeps requests from the blessing until they are published. There is none
+	// with acknowledge: stream.
 	Journal JournalConfig `yaml:"journal"`
 	// Unverified keeps deliveries that no key verifies, for a key that comes late.
 	Unverified UnverifiedConfig `yaml:"unverified"`
@@ -214,7 +215,7 @@ type StreamConfig struct {
 	// Default 1.
 	Replicas int `yaml:"replicas"`
 	// WhenFull is expire, the oldest events go, or refuse, new ones wait in the
-	// journal. Default expire.
+	// journal, or without one are refused. Default expire.
 	WhenFull string `yaml:"when_full"`
 }
 
@@ -293,6 +294,9 @@ const defaultMaxAge = 12 * hour
 
 // externalNATS is true when the events go to a server that is not ours.
 func (c *Config) externalNATS() bool { return c.NATS.URL != "" || c.NATS.Context != "" }
+
+// acknowledgesStream is true when there is no journal and the answer waits for NATS.
+func (c *Config) acknowledgesStream() bool { return c.Acknowledge == "stream" }
 
 // overrides are the settings that the command line and the environment may give.
 // An empty one is not given.

@@ -64,7 +64,6 @@ type badConfig struct {
 }
 
 var badConfigs = []badConfig{
-	{"acknowledge-stream", 1, `acknowledge: stream is not available in this version`, "journal"},
 	{"alias-unknown", 3, `endpoints: an alias without its anchor`, "&anchor"},
 	{"auth-contradicts-token", 5, `endpoints[0].auth: none contradicts token_files and basic_auth_file`, "take one"},
 	{"auth-signing-provider", 4, `endpoints[0].auth: mailgun endpoints have no such setting`, "nothing unsigned is believed"},

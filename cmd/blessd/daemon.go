@@ -42,6 +42,10 @@ const (
 	// configured otherwise. A single-replica stream on a server that is not ours
 	// acknowledges before it syncs, and cannot be asked.
 	foreignSyncInterval = 2 * time.Minute
+	// alwaysWindow is how many messages are sent ahead of their acknowledgements
+	// to an embedded server that syncs each of them: the last one must still be
+	// acknowledged in time.
+	alwaysWindow = 256
 )
 
 // daemon is the whole program: what serve runs and tests start. It is wired in
@@ -54,11 +58,12 @@ type daemon struct {
 	started  time.Time
 
 	endpoints []receiver.Endpoint
-	journal   *journal.Journal
-	embedded  *sink.Embedded // nil when NATS is somebody else's
+	journal   *journal.Journal // nil with acknowledge: stream
+	embedded  *sink.Embedded   // nil when NATS is somebody else's
 	conn      *nats.Conn
 	sink      *sink.Sink
-	relay     *relay.Relay
+	relay     *relay.Relay  // nil with acknowledge: stream
+	direct    *relay.Direct // nil with acknowledge: journal
 	receiver  *receiver.Receiver
 	hooks     net.Listener
 	adminAddr net.Listener
@@ -87,7 +92,7 @@ func newDaemon(cfg *Config, log *zap.Logger) *daemon {
 func (d *daemon) Start(ctx context.Context) error {
 	d.started = time.Now()
 	for _, step := range []func(context.Context) error{
-		d.openDataDir, d.listen, d.openJournal, d.openNATS, d.startRelay, d.startReceiver, d.startAdmin, d.registerMetrics, d.announce,
+		d.openDataDir, d.listen, d.openJournal, d.openNATS, d.openSink, d.startRelay, d.startReceiver, d.startAdmin, d.registerMetrics, d.announce,
 	} {
 		if err := step(ctx); err != nil {
 			return errors.Join(err, d.Stop(ctx))
@@ -210,8 +215,12 @@ func closed(err error) error {
 }
 
 func (d *daemon) openJournal(context.Context) error {
+	dir := filepath.Join(d.cfg.DataDir, "journal")
+	if d.cfg.acknowledgesStream() {
+		return d.nothingIn(dir)
+	}
 	j, err := journal.Open(journal.Options{
-		Dir: filepath.Join(d.cfg.DataDir, "journal"), MaxBytes: int64(d.cfg.Journal.MaxBytes),
+		Dir: dir, MaxBytes: int64(d.cfg.Journal.MaxBytes),
 		Log: d.log.Named("journal"), Registerer: d.registry,
 	})
 	if err != nil {
@@ -226,13 +235,36 @@ func (d *daemon) openJournal(context.Context) error {
 	return nil
 }
 
+// nothingIn makes sure that a journal of earlier starts holds nothing that was
+// blessed and that nobody would publish any more.
+func (d *daemon) nothingIn(dir string) error {
+	there, err := exists(dir)
+	if err != nil || !there {
+		return err
+	}
+	j, err := journal.Open(journal.Options{Dir: dir, MinFree: -1, Log: d.log.Named("journal")})
+	if err != nil {
+		return err
+	}
+	first, next := j.Bounds()
+	if err := j.Close(); err != nil {
+		return err
+	}
+	if next > first {
+		return fmt.Errorf("the journal still holds %s that were blessed and are not safe in NATS: start with acknowledge: journal until blessd_journal_records is 0, then with acknowledge: stream",
+			count(int(next-first), "request"))
+	}
+	return nil
+}
+
 func (d *daemon) openNATS(context.Context) error {
 	n := d.cfg.NATS
 	log := d.log.Named("nats")
 	if !d.cfg.externalNATS() {
 		e, err := sink.StartEmbedded(sink.EmbeddedOptions{
 			StoreDir: filepath.Join(d.cfg.DataDir, "nats"), Listen: n.Embedded.Listen, ConfigFile: n.Embedded.ConfigFile,
-			Prefix: n.SubjectPrefix, MaxStore: int64(n.Stream.MaxBytes) + int64(n.Quarantine.MaxBytes) + 1<<30, Log: log,
+			Prefix: n.SubjectPrefix, MaxStore: int64(n.Stream.MaxBytes) + int64(n.Quarantine.MaxBytes) + 1<<30,
+			SyncAlways: d.cfg.acknowledgesStream(), Log: log,
 		})
 		if err != nil {
 			return err
@@ -266,7 +298,7 @@ func (d *daemon) connect(log *zap.Logger) (*nats.Conn, error) {
 	})
 }
 
-func (d *daemon) startRelay(ctx context.Context) error {
+func (d *daemon) openSink(ctx context.Context) error {
 	n := d.cfg.NATS
 	mode := "embedded"
 	if d.embedded == nil {
@@ -282,7 +314,7 @@ func (d *daemon) startRelay(ctx context.Context) error {
 			Name: n.Quarantine.Name, MaxAge: time.Duration(n.Quarantine.MaxAge), MaxBytes: int64(n.Quarantine.MaxBytes),
 			DuplicateWindow: time.Duration(n.Stream.DuplicateWindow), Replicas: n.Stream.Replicas, Refuse: true,
 		},
-		Mode: mode, Version: currentVersion().Version,
+		MaxPending: d.window(), Mode: mode, Version: currentVersion().Version,
 		Log: d.log.Named("sink"), Registerer: d.registry,
 	})
 	if err != nil {
@@ -297,37 +329,82 @@ func (d *daemon) startRelay(ctx context.Context) error {
 			return fmt.Errorf("the embedded NATS server does not take the configured streams: %w", err)
 		}
 	}
-	o := relay.Options{
-		Journal: d.journal, Sink: s, OversizeDir: filepath.Join(d.cfg.DataDir, "oversize"),
-		LateAfter: time.Duration(n.Stream.DuplicateWindow), Log: d.log.Named("relay"), Registry: d.registry,
+	running, cancel := context.WithCancel(context.Background())
+	go d.refresh(running)
+	d.onStop("stream metrics", func(context.Context) error { cancel(); return nil })
+	return nil
+}
+
+// window is how many messages may await their acknowledgement; 0 for the default.
+func (d *daemon) window() int {
+	if d.embedded != nil && d.cfg.acknowledgesStream() {
+		return alwaysWindow
 	}
-	switch {
-	case d.embedded != nil:
-		o.Sync = d.embedded.Sync
-	case n.Stream.Replicas < 2:
-		o.Lag = 2 * foreignSyncInterval
-	}
-	if d.relay, err = relay.New(o); err != nil {
-		return err
-	}
+	return 0
+}
+
+// startRelay starts what brings deliveries from the journal, or straight from the
+// receiver, to NATS.
+func (d *daemon) startRelay(context.Context) error {
 	var series []relay.Endpoint
 	for _, e := range d.endpoints {
 		series = append(series, relay.Endpoint{Provider: e.Provider, Name: e.Name})
 	}
-	d.relay.SetEndpoints(series)
+	oversize := filepath.Join(d.cfg.DataDir, "oversize")
+	lateAfter := time.Duration(d.cfg.NATS.Stream.DuplicateWindow)
 	running, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
+	if d.cfg.acknowledgesStream() {
+		o := relay.DirectOptions{
+			Sink: d.sink, OversizeDir: oversize, Window: d.window(), LateAfter: lateAfter, Log: d.log.Named("relay"), Registry: d.registry,
+		}
+		if d.embedded != nil {
+			o.Sync = d.embedded.Sync
+		}
+		direct, err := relay.NewDirect(o)
+		if err != nil {
+			cancel()
+			return err
+		}
+		d.direct = direct
+		direct.SetEndpoints(series)
+		go func() {
+			defer close(done)
+			direct.Run(running)
+		}()
+		d.onStop("relay", func(context.Context) error {
+			cancel()
+			<-done
+			return nil
+		})
+		return nil
+	}
+	o := relay.Options{
+		Journal: d.journal, Sink: d.sink, OversizeDir: oversize, LateAfter: lateAfter, Log: d.log.Named("relay"), Registry: d.registry,
+	}
+	switch {
+	case d.embedded != nil:
+		o.Sync = d.embedded.Sync
+	case d.cfg.NATS.Stream.Replicas < 2:
+		o.Lag = 2 * foreignSyncInterval
+	}
+	r, err := relay.New(o)
+	if err != nil {
+		cancel()
+		return err
+	}
+	d.relay = r
+	r.SetEndpoints(series)
 	go func() {
 		defer close(done)
-		if err := d.relay.Run(running); err != nil {
+		if err := r.Run(running); err != nil {
 			d.fail(fmt.Errorf("relay: %w", err))
 		}
 	}()
-	go d.refresh(running)
 	d.onStop("relay", func(ctx context.Context) error {
 		ctx, cancelFlush := context.WithTimeout(ctx, flushTime)
 		defer cancelFlush()
-		d.relay.Stop(ctx)
+		r.Stop(ctx)
 		defer cancel()
 		select {
 		case <-done:
@@ -358,7 +435,11 @@ func (d *daemon) refresh(ctx context.Context) {
 }
 
 func (d *daemon) startReceiver(context.Context) error {
-	r, err := receiver.New(journalStore{d.journal}, receiver.Limits{
+	var store receiver.Store = journalStore{d.journal}
+	if d.direct != nil {
+		store = streamStore{d.direct}
+	}
+	r, err := receiver.New(store, receiver.Limits{
 		MaxBody: int64(d.cfg.Limits.MaxBody), MaxInFlight: int64(d.cfg.Limits.MaxInFlightBytes),
 	}, d.registry, d.log.Named("receiver"))
 	if err != nil {
@@ -405,12 +486,14 @@ func (d *daemon) serve(name string, run func() error) {
 	}()
 }
 
-// Ready says why blessd cannot bless, or nil. NATS has no part in it: the journal
-// takes requests without it.
+// Ready says why blessd cannot bless, or nil. With a journal NATS has no part in
+// it: the journal takes requests without it.
 func (d *daemon) Ready() error {
 	switch {
 	case d.draining.Load():
 		return errors.New("shutting down")
+	case d.direct != nil:
+		return d.direct.Ready()
 	case d.journal.Err() != nil:
 		return fmt.Errorf("journal: %w", d.journal.Err())
 	case d.journal.Full():
@@ -487,8 +570,8 @@ func (d *daemon) registerMetrics(context.Context) error {
 func (d *daemon) describe(q *http.Request) status {
 	s := status{
 		Version: currentVersion().Version, Started: d.started.UTC().Truncate(time.Second), DataDir: d.cfg.DataDir, Ready: true,
-		Relay: d.relay.Status(),
-		NATS:  natsStatus{Connected: d.conn.IsConnected(), URL: d.addresses.NATS, Embedded: d.embedded != nil},
+		Acknowledge: d.cfg.Acknowledge,
+		NATS:        natsStatus{Connected: d.conn.IsConnected(), URL: d.addresses.NATS, Embedded: d.embedded != nil},
 	}
 	if err := d.Ready(); err != nil {
 		s.Ready, s.NotReady = false, err.Error()
@@ -498,10 +581,15 @@ func (d *daemon) describe(q *http.Request) status {
 			Name: e.Name, Provider: e.Provider, Path: maskedPath(e), AwaitingKey: awaitsKey(e), Keys: len(e.Keys), Tokens: len(e.Tokens),
 		})
 	}
-	s.Journal.First, s.Journal.Next = d.journal.Bounds()
-	s.Journal.Full = d.journal.Full()
-	if err := d.journal.Err(); err != nil {
-		s.Journal.Failed = err.Error()
+	if d.direct != nil {
+		s.Relay = d.direct.Status()
+	} else {
+		s.Relay = d.relay.Status()
+		s.Journal = &journalStatus{Full: d.journal.Full()}
+		s.Journal.First, s.Journal.Next = d.journal.Bounds()
+		if err := d.journal.Err(); err != nil {
+			s.Journal.Failed = err.Error()
+		}
 	}
 	ctx, cancel := context.WithTimeout(q.Context(), 2*time.Second)
 	defer cancel()

@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"github.com/blessd/blessd/journal"
 	"github.com/blessd/blessd/receiver"
 )
 
@@ -508,5 +509,38 @@ func TestStrangers(t *testing.T) {
 				t.Errorf("%d events and %d quarantined, want the one event", len(events), len(quarantined))
 			}
 		})
+	}
+}
+
+// TestJournalLeftBehind changes to acknowledge: stream while the journal holds
+// what nobody would publish any more.
+func TestJournalLeftBehind(t *testing.T) {
+	cfg := defaultConfig()
+	cfg.DataDir, cfg.Acknowledge = t.TempDir(), "stream"
+	j, err := journal.Open(journal.Options{Dir: filepath.Join(cfg.DataDir, "journal"), MinFree: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Append(t.Context(), []byte("blessed")); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d := newDaemon(cfg, zap.NewNop())
+	if err := d.openJournal(t.Context()); err == nil || !strings.Contains(err.Error(), "still holds 1 request") {
+		t.Errorf("with a record: %v, want a refusal to start", err)
+	}
+	if j, err = journal.Open(journal.Options{Dir: filepath.Join(cfg.DataDir, "journal"), MinFree: -1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.SetCursor(journal.Cursor{Index: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.openJournal(t.Context()); err != nil || d.journal != nil {
+		t.Errorf("with an empty journal: %v, want no error and no journal", err)
 	}
 }

@@ -64,7 +64,7 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, out io.Writer) err
 	var failed error
 	select {
 	case <-ctx.Done():
-		log.Info("stopping: answering what is in flight, then publishing what is in the journal")
+		log.Info("stopping: answering what is in flight, then publishing what is left")
 	case failed = <-d.Failed():
 		log.Error("blessd cannot go on and stops", zap.Error(failed))
 	}

@@ -43,6 +43,9 @@ func (c *Config) chooseSizes(free func(dir string) (Size, error)) error {
 		if *size != 0 || c.source.has(rule.path) {
 			continue
 		}
+		if rule.path == "journal.max_bytes" && c.acknowledgesStream() {
+			continue // there is none
+		}
 		if rule.embedded && c.externalNATS() {
 			*size = rule.most
 			continue
@@ -151,8 +154,11 @@ func (c *Config) diskProblems(free func(dir string) (Size, error)) problems {
 		path string
 		size Size
 	}{
-		{"journal.max_bytes", c.Journal.MaxBytes},
 		{"unverified.max_bytes", c.Unverified.MaxBytes},
+	}
+	if !c.acknowledgesStream() {
+		need = append(need, need[0])
+		need[0].path, need[0].size = "journal.max_bytes", c.Journal.MaxBytes
 	}
 	if !c.externalNATS() {
 		need = append(need, []struct {

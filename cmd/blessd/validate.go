@@ -103,9 +103,7 @@ func (c *Config) validate() problems {
 	v := &validator{Config: c}
 	v.listeners()
 	v.oneOf("acknowledge", c.Acknowledge, "journal", "stream")
-	if c.Acknowledge == "stream" {
-		v.fail("acknowledge", "stream is not available in this version", "write acknowledge: journal, or leave it out")
-	}
+	v.acknowledge()
 	v.endpoints()
 	v.nats()
 	v.limits()
@@ -143,6 +141,22 @@ func (v *validator) suggest(path, value string, words []string) string {
 		return ""
 	}
 	return didYouMean(value, words)
+}
+
+// acknowledge warns of promises that are weaker than they look.
+func (v *validator) acknowledge() {
+	single := v.externalNATS() && v.NATS.Stream.Replicas == 1
+	switch {
+	case v.acknowledgesStream() && single:
+		v.warn("nats.stream.replicas", "a NATS server acknowledges what has no replica before it syncs it: a loss of power there loses events that were answered with 200",
+			"give the stream three replicas, set sync_interval: always on that server, or write acknowledge: journal")
+	case single:
+		v.warn("nats.stream.replicas", "a NATS server acknowledges what has no replica before it syncs it: unless the stream that is there has more, each request stays in the journal for "+Duration(2*foreignSyncInterval).String()+" after its events were published",
+			"give the stream three replicas, or make sure that the server's sync_interval is not above its default of "+Duration(foreignSyncInterval).String())
+	}
+	if v.acknowledgesStream() && v.source.has("journal.max_bytes") {
+		v.warn("journal.max_bytes", "there is no journal with acknowledge: stream", "take it away")
+	}
 }
 
 func (v *validator) listeners() {
