@@ -266,6 +266,12 @@ func (l *ledger) count() int {
 	return len(l.blessed)
 }
 
+func (l *ledger) refusals() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.refused
+}
+
 // post sends one signed batch of seven events that carry uid.
 func post(client *http.Client, target, uid string) (answered, ok bool) {
 	var events []string

@@ -182,14 +182,9 @@ func TestStreamFullRefuses(t *testing.T) {
 	l := newLedger()
 	ctx, cancel := context.WithCancel(context.Background())
 	wg := r.load(ctx, 4, l)
-	refused := func() int {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return l.refused
-	}
-	wait(t, "refusals", func() bool { return refused() > 20 })
+	wait(t, "refusals", func() bool { return l.refusals() > 20 })
 	blessed := l.count()
-	wait(t, "more refusals", func() bool { return refused() > 100 })
+	wait(t, "more refusals", func() bool { return l.refusals() > 100 })
 	if n := l.count(); n > blessed+4 {
 		t.Errorf("%d blessings while the stream was full", n-blessed)
 	}

@@ -32,6 +32,13 @@ func (s *streak) acked() {
 	s.now = Publishing{Acknowledged: time.Now()}
 }
 
+// forget lets the failures so far go: the server was replaced.
+func (s *streak) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now = Publishing{Acknowledged: s.now.Acknowledged}
+}
+
 func (s *streak) failed(reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

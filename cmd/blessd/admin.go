@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap/exp/zapslog"
 
 	"github.com/blessd/blessd/relay"
+	"github.com/blessd/blessd/sink"
 )
 
 // status is what /-/status answers. It holds no key and no token.
@@ -52,10 +53,11 @@ type journalStatus struct {
 }
 
 type natsStatus struct {
-	Connected bool         `json:"connected"`
-	URL       string       `json:"url"`
-	Embedded  bool         `json:"embedded"`
-	Streams   []streamInfo `json:"streams,omitempty"`
+	Connected bool                `json:"connected"`
+	URL       string              `json:"url"`
+	Embedded  bool                `json:"embedded"`
+	Watchdog  *sink.WatchdogState `json:"watchdog,omitempty"` // of the embedded server
+	Streams   []streamInfo        `json:"streams,omitempty"`
 }
 
 type streamInfo struct {

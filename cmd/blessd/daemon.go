@@ -62,8 +62,9 @@ type daemon struct {
 	embedded  *sink.Embedded   // nil when NATS is somebody else's
 	conn      *nats.Conn
 	sink      *sink.Sink
-	relay     *relay.Relay  // nil with acknowledge: stream
-	direct    *relay.Direct // nil with acknowledge: journal
+	watchdog  *sink.Watchdog // of the embedded server
+	relay     *relay.Relay   // nil with acknowledge: stream
+	direct    *relay.Direct  // nil with acknowledge: journal
 	receiver  *receiver.Receiver
 	hooks     net.Listener
 	adminAddr net.Listener
@@ -332,6 +333,28 @@ func (d *daemon) openSink(ctx context.Context) error {
 	running, cancel := context.WithCancel(context.Background())
 	go d.refresh(running)
 	d.onStop("stream metrics", func(context.Context) error { cancel(); return nil })
+	if d.embedded == nil {
+		return nil
+	}
+	w, err := sink.NewWatchdog(d.embedded, s, sink.WatchdogOptions{Log: d.log.Named("nats"), Registerer: d.registry})
+	if err != nil {
+		return err
+	}
+	d.watchdog = w
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.Run(running)
+	}()
+	d.onStop("watchdog of the embedded NATS", func(ctx context.Context) error {
+		cancel()
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done(): // a dead disk holds up a restart
+			return ctx.Err()
+		}
+	})
 	return nil
 }
 
@@ -572,6 +595,10 @@ func (d *daemon) describe(q *http.Request) status {
 		Version: currentVersion().Version, Started: d.started.UTC().Truncate(time.Second), DataDir: d.cfg.DataDir, Ready: true,
 		Acknowledge: d.cfg.Acknowledge,
 		NATS:        natsStatus{Connected: d.conn.IsConnected(), URL: d.addresses.NATS, Embedded: d.embedded != nil},
+	}
+	if d.watchdog != nil {
+		state := d.watchdog.State()
+		s.NATS.Watchdog = &state
 	}
 	if err := d.Ready(); err != nil {
 		s.Ready, s.NotReady = false, err.Error()
