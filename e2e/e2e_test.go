@@ -181,7 +181,8 @@ func write(t *testing.T, file, text string) {
 	}
 }
 
-func (r *rig) start() {
+// start starts blessd, with flags beside its configuration.
+func (r *rig) start(flags ...string) {
 	r.t.Helper()
 	binary, err := blessd()
 	if err != nil {
@@ -189,7 +190,7 @@ func (r *rig) start() {
 	}
 	file := filepath.Join(r.dir, "data", "addresses.json")
 	_ = os.Remove(file) // not there at the first start
-	r.proc = start(r.t, nil, binary, "serve", "-c", r.config)
+	r.proc = start(r.t, nil, binary, append([]string{"serve", "-c", r.config}, flags...)...)
 	var a struct{ Hooks, Admin, NATS string }
 	wait(r.t, "blessd to listen", func() bool {
 		b, err := os.ReadFile(file)

@@ -62,33 +62,50 @@ func (r *Relay) settledMark() mark {
 	return m
 }
 
-// moveCursor begins to move the cursor over what is settled. The syncs take
-// their time, so they run beside the publishing; moved hears of the end.
+// moveCursor looks whether the streams are still those that were published into,
+// and moves the cursor over what is settled. That takes its time, so it is done
+// beside the publishing; moved hears of the end.
 func (r *Relay) moveCursor(ctx context.Context) {
 	if r.moving != nil {
 		return
 	}
-	m, ok := r.dueMark()
-	if !ok {
-		return
+	m, due := r.dueMark()
+	if due {
+		r.unsaved = 0
 	}
-	r.unsaved = 0
-	moving := make(chan error, 1)
+	moving, high := make(chan error, 1), r.high
 	r.moving = moving
-	go func() { moving <- r.writeCursor(ctx, m) }()
+	go func() {
+		// What is gone from a stream is still in the journal, until the cursor moves.
+		if err := r.compare(ctx, high); err != nil {
+			if !errors.Is(err, errBackwards) {
+				err = fmt.Errorf("%w: %w", errUnknown, err)
+			}
+			moving <- err
+			return
+		}
+		if due {
+			moving <- r.writeCursor(ctx, m)
+			return
+		}
+		moving <- nil
+	}()
 }
+
+// errUnknown says that the streams could not be asked.
+var errUnknown = errors.New("state of the streams is not known")
 
 // dueMark returns the newest mark that is old enough to be safe.
 func (r *Relay) dueMark() (mark, bool) {
 	now := r.settledMark()
-	if r.Lag <= 0 {
+	if r.lag <= 0 {
 		return now, now.index > r.Journal.Cursor().Index
 	}
 	if n := len(r.marks); n == 0 || r.marks[n-1].index < now.index {
 		r.marks = append(r.marks, now)
 	}
 	due, ok := mark{}, false
-	for len(r.marks) > 0 && now.taken.Sub(r.marks[0].taken) >= r.Lag {
+	for len(r.marks) > 0 && now.taken.Sub(r.marks[0].taken) >= r.lag {
 		due, ok = r.marks[0], true
 		r.marks = r.marks[1:]
 	}
@@ -101,7 +118,11 @@ func (r *Relay) writeCursor(ctx context.Context, m mark) error {
 			return fmt.Errorf("sync the streams: %w", err)
 		}
 	}
-	if err := r.Journal.SetCursor(journal.Cursor{Index: m.index, Mark: m.at.bytes()}); err != nil {
+	return r.setCursor(m.index, m.at)
+}
+
+func (r *Relay) setCursor(index uint64, at position) error {
+	if err := r.Journal.SetCursor(journal.Cursor{Index: index, Mark: memory{at, r.alarms}.bytes()}); err != nil {
 		return fmt.Errorf("write the cursor: %w", err)
 	}
 	r.metrics.cursor.Set(float64(time.Now().UnixNano()) / 1e9)
@@ -109,10 +130,17 @@ func (r *Relay) writeCursor(ctx context.Context, m mark) error {
 }
 
 // moved notes how moveCursor ended. A failure moves nothing: the records stay,
-// and the next try covers them, unless it is one that only a new start cures.
+// and the next try covers them, unless it is one that only a new start cures. The
+// error is that one, or errBackwards.
 func (r *Relay) moved(err error) error {
 	r.moving = nil
-	if err == nil {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errBackwards):
+		return err
+	case errors.Is(err, errUnknown), errors.Is(err, context.Canceled):
+		r.Log.Debug("cursor not moved: records stay in the journal", zap.Error(err))
 		return nil
 	}
 	r.metrics.cursorErrors.Inc()
@@ -124,13 +152,17 @@ func (r *Relay) moved(err error) error {
 }
 
 // lastCursor moves the cursor once more when the relay ends, so that the next
-// start has little to compare.
+// start has little to compare. It may as well not move.
 func (r *Relay) lastCursor() error {
 	if r.seen == nil {
 		return nil // the streams were never reached: nothing has changed
 	}
 	if r.moving != nil {
-		if err := r.moved(<-r.moving); err != nil {
+		err := r.moved(<-r.moving)
+		if errors.Is(err, errBackwards) {
+			return nil // the next start finds the same
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -139,7 +171,13 @@ func (r *Relay) lastCursor() error {
 	if !ok {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := r.compare(ctx, r.high); err != nil {
+		r.Log.Warn("cursor not moved at the end: records stay in the journal", zap.Error(err))
+		return nil
+	}
+	ctx, cancel = context.WithTimeout(context.Background(), 4*time.Second)
 	defer cancel()
 	return r.writeCursor(ctx, m)
 }

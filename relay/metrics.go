@@ -101,7 +101,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		cursor:       gauge("blessd_relay_cursor_timestamp_seconds", "When the journal's cursor was last moved; 0 before the first time since the start."),
 		cursorErrors: prometheus.NewCounter(prometheus.CounterOpts{Name: "blessd_relay_cursor_errors_total", Help: "Times that the cursor could not be moved because a sync failed."}),
 		oversize:     prometheus.NewCounter(prometheus.CounterOpts{Name: "blessd_relay_oversize_files_total", Help: "Deliveries written to the oversize directory because the quarantine stream could not take them."}),
-		backwards:    gauge("blessd_stream_went_backwards", "1 when a stream held less at the start than had been published into it."),
+		backwards:    gauge("blessd_stream_went_backwards", "1 when a stream held less than had been published into it, until that is accepted."),
 	}
 	if reg == nil {
 		return m, nil

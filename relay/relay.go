@@ -43,9 +43,14 @@ type Options struct {
 	// Sync puts what NATS has acknowledged on stable storage. Nil means that an
 	// acknowledgement says so already, which is true of a replicated stream.
 	Sync func(context.Context) error
-	// Lag is for a server that acknowledges before it syncs and that cannot be
-	// told to: the cursor stays this long behind the acknowledgements.
+	// Lag is for streams without replicas on a server that acknowledges before it
+	// syncs and that cannot be told to: the cursor stays this long behind the
+	// acknowledgements. It does not apply when both streams turn out to have
+	// replicas.
 	Lag time.Duration
+	// AcceptReset takes back the alarm of a stream that went backwards, before Run
+	// or by the time that Run begins.
+	AcceptReset bool
 	// OversizeDir takes what even the quarantine stream refuses.
 	OversizeDir string
 	// CursorInterval and CursorBytes say how often the cursor is written:
@@ -69,19 +74,23 @@ type Relay struct {
 	Options
 	carrier
 
-	next    uint64 // the journal index to read next
-	done    uint64 // every record up to it is settled
-	high    position
-	started []start // the records that are read and not settled, oldest first
-	pending queue
-	seen    *seen    // what the streams already held when the relay started
-	scanned position // from where on seen was read
-	moving  chan error
-	marks   []mark
-	unsaved int64 // bytes settled since the last cursor
-	stop    chan struct{}
-	stopCtx atomic.Pointer[context.Context]
-	state   atomic.Pointer[Status]
+	next uint64 // the journal index to read next
+	done uint64 // every record up to it is settled
+	high position
+	// expected is where the streams stood before they were found to be others.
+	expected position
+	alarms   [2]alarm
+	lag      time.Duration // Lag, unless the streams have replicas
+	started  []start       // the records that are read and not settled, oldest first
+	pending  queue
+	seen     *seen    // what the streams already held when the relay started
+	scanned  position // from where on seen was read
+	moving   chan error
+	marks    []mark
+	unsaved  int64 // bytes settled since the last cursor
+	stop     chan struct{}
+	stopCtx  atomic.Pointer[context.Context]
+	state    atomic.Pointer[Status]
 }
 
 // Status is what the relay is doing, for people.
@@ -94,9 +103,9 @@ type Status struct {
 	Settled uint64 `json:"settled"`
 	// Pending is the number of messages that await their PubAck.
 	Pending int `json:"pending"`
-	// StreamWentBackwards is true when the events stream held less at the start
-	// than this relay had already published into it.
-	StreamWentBackwards bool `json:"stream_went_backwards,omitempty"`
+	// StreamWentBackwards has the streams that held less than had been published
+	// into them, until that is accepted.
+	StreamWentBackwards []Regress `json:"stream_went_backwards,omitempty"`
 }
 
 // start is where the streams stood when a record's first message was sent.
@@ -188,6 +197,18 @@ func (r *Relay) Stop(ctx context.Context) {
 }
 
 func (r *Relay) run(ctx context.Context) error {
+	for {
+		err := r.round(ctx)
+		if !errors.Is(err, errBackwards) {
+			return err
+		}
+		r.Log.Warn("beginning again at the journal's cursor", zap.Error(err))
+		r.forget()
+	}
+}
+
+// round relays until it is stopped or a stream turns out to be another.
+func (r *Relay) round(ctx context.Context) error {
 	if err := r.begin(ctx); err != nil {
 		return err
 	}
@@ -259,12 +280,20 @@ func (r *Relay) run(ctx context.Context) error {
 // the streams say what else is there.
 func (r *Relay) begin(ctx context.Context) error {
 	cursor := r.Journal.Cursor()
-	at, err := parsePosition(cursor.Mark)
+	remembered, err := parseMemory(cursor.Mark)
 	if err != nil {
 		return fmt.Errorf("read the journal's cursor: %w", err)
 	}
+	r.show(remembered.alarms) // NATS may be away for long
 	r.next, r.done = cursor.Index+1, cursor.Index
 	_, end := r.Journal.Bounds()
+	known := remembered.at
+	compare := cursor.Mark != nil
+	if r.expected != (position{}) { // this relay knows more
+		known, compare = r.expected, true
+	}
+	var found [2]alarm
+	doubts := 0
 	err = r.untilNATS(ctx, func() error {
 		if err := r.Sink.Ensure(ctx); err != nil {
 			if _, ok := errors.AsType[*sink.Mismatch](err); !ok {
@@ -274,19 +303,26 @@ func (r *Relay) begin(ctx context.Context) error {
 			r.Log.Warn("stream differs from the configuration", zap.Error(err))
 		}
 		r.seen = newSeen(end)
-		r.scanned = at
+		r.scanned, found, r.lag = remembered.at, [2]alarm{}, 0
 		var now position
 		for i, stream := range r.streams() {
 			s, err := r.Sink.State(ctx, stream)
 			if err != nil {
 				return err
 			}
-			if cursor.Mark != nil && (s.LastSeq < at[i].seq || !s.Created.Equal(at[i].created)) {
+			if compare && known[i].ahead(s) {
+				if doubts < maxDoubts && s.Replicas > 1 && s.Created.Equal(known[i].created) {
+					doubts++
+					return fmt.Errorf("%w: %s", errBehind, stream)
+				}
 				r.scanned[i].seq = 0
-				r.wentBackwards(stream, at[i], s)
+				found[i] = alarm{since: time.Now().UTC(), expected: known[i].seq, found: s.LastSeq}
 			}
 			r.scanned[i].created = s.Created
 			now[i] = place{seq: s.LastSeq, created: s.Created}
+			if s.Replicas < 2 {
+				r.lag = r.Lag
+			}
 			if r.next < end { // else there is nothing that could be there twice
 				if err := r.Sink.IDs(ctx, stream, r.scanned[i].seq, r.seen.add); err != nil {
 					return err
@@ -299,24 +335,15 @@ func (r *Relay) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := r.raise(cursor.Index, remembered.alarms, found); err != nil {
+		return err
+	}
 	r.Log.Info("relay starts", zap.Uint64("record", r.next), zap.Uint64("journal_end", end), zap.Int("already_in_stream", r.seen.len()))
 	return nil
 }
 
 func (r *Relay) streams() [2]string {
 	return [2]string{r.Sink.EventsStream(), r.Sink.QuarantineStream()}
-}
-
-// wentBackwards is for the day on which a stream was restored from a backup,
-// recreated, or lost its tail: consumers may have lost events that were safe.
-func (r *Relay) wentBackwards(stream string, was place, now sink.State) {
-	r.metrics.backwards.Set(1)
-	s := *r.state.Load()
-	s.StreamWentBackwards = true
-	r.state.Store(&s)
-	r.Log.Error("stream went backwards: events that were stored in it are gone; what the journal still has is published again",
-		zap.String("stream", stream), zap.Uint64("last_sequence", now.LastSeq), zap.Uint64("last_sequence_expected", was.seq),
-		zap.Time("created", now.Created), zap.Time("created_expected", was.created))
 }
 
 // relayRecord publishes one record. It returns an error only when the relay has
@@ -386,6 +413,7 @@ func (r *Relay) send(ctx context.Context, it *item) error {
 	}
 	for !r.pending.has(r.Window, r.WindowBytes) {
 		if err := r.settleHead(ctx); err != nil {
+			r.metrics.abandoned(it)
 			return err
 		}
 	}
@@ -489,6 +517,9 @@ func (r *Relay) spill(ctx context.Context, it *item, cause error) error {
 func (r *Relay) retry(ctx context.Context, cause error) error {
 	r.Log.Warn("publish failed: trying again until it works", zap.Error(cause), zap.Int("pending", r.pending.len()))
 	err := r.untilNATS(ctx, func() error {
+		if err := r.compare(ctx, r.high); err != nil {
+			return err
+		}
 		stored := newSeen(0)
 		from := r.pending.head().sentAt
 		for i, stream := range r.streams() {
@@ -575,8 +606,11 @@ func (r *Relay) retrying(ctx context.Context, what string, try func() error) err
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if errors.Is(err, errBackwards) {
+			return err
+		}
 		r.report("waiting", err)
-		if n%16 == 0 {
+		if n%16 == 0 && !errors.Is(err, errBehind) {
 			r.Log.Warn("cannot go on yet", zap.String("doing", what), zap.Int("tries", n+1), zap.Error(err))
 		}
 		select {

@@ -443,24 +443,6 @@ func TestNormalizerPanic(t *testing.T) {
 	conserved(t, reg)
 }
 
-func TestStreamWentBackwards(t *testing.T) {
-	r := newRig(t)
-	r.putMany(0, 10)
-	relay, _ := r.relay()
-	r.drain(relay)
-	if err := r.js.DeleteStream(context.Background(), "MAIL_EVENTS"); err != nil {
-		t.Fatal(err)
-	}
-	want := r.putMany(10, 20)
-	relay, _ = r.relay()
-	r.drain(relay)
-	equal(t, "events", r.names(), want) // the journal still had these
-	equal(t, "alarm", testutil.ToFloat64(relay.metrics.backwards), 1)
-	if !relay.Status().StreamWentBackwards {
-		t.Error("status does not say that the stream went backwards")
-	}
-}
-
 // TestLag has a server that syncs later than it acknowledges: the cursor waits.
 func TestLag(t *testing.T) {
 	r := newRig(t)

@@ -56,6 +56,8 @@ type daemon struct {
 	log      *zap.Logger
 	registry *prometheus.Registry
 	started  time.Time
+	// acceptReset takes back the alarm of a stream that went backwards.
+	acceptReset bool
 
 	endpoints []receiver.Endpoint
 	journal   *journal.Journal // nil with acknowledge: stream
@@ -404,12 +406,12 @@ func (d *daemon) startRelay(context.Context) error {
 	}
 	o := relay.Options{
 		Journal: d.journal, Sink: d.sink, OversizeDir: oversize, LateAfter: lateAfter, Log: d.log.Named("relay"), Registry: d.registry,
+		AcceptReset: d.acceptReset,
 	}
-	switch {
-	case d.embedded != nil:
+	if d.embedded != nil {
 		o.Sync = d.embedded.Sync
-	case d.cfg.NATS.Stream.Replicas < 2:
-		o.Lag = 2 * foreignSyncInterval
+	} else {
+		o.Lag = 2 * foreignSyncInterval // where the streams have no replicas
 	}
 	r, err := relay.New(o)
 	if err != nil {

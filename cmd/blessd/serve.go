@@ -17,6 +17,7 @@ const stopTime = 15 * time.Second
 
 func newServeCommand() *cobra.Command {
 	var o overrides
+	var acceptReset bool
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the daemon",
@@ -43,16 +44,22 @@ are secrets.`,
 				return err
 			}
 			defer func() { _ = log.Sync() }() // stderr of a terminal cannot be synced
-			return serve(cmd.Context(), cfg, log, cmd.OutOrStdout())
+			if acceptReset && cfg.acknowledgesStream() {
+				log.Warn("nothing to accept: with acknowledge: stream nobody notes where the streams stand")
+			}
+			d := newDaemon(cfg, log)
+			d.acceptReset = acceptReset
+			return d.run(cmd.Context(), cmd.OutOrStdout())
 		},
 	}
 	o.bind(cmd)
+	cmd.Flags().BoolVar(&acceptReset, "accept-stream-reset", false, "take back the alarm of a stream that went backwards, for this start only")
 	return cmd
 }
 
-// serve runs a daemon until ctx is done or it cannot go on.
-func serve(ctx context.Context, cfg *Config, log *zap.Logger, out io.Writer) error {
-	d := newDaemon(cfg, log)
+// run runs the daemon until ctx is done or it cannot go on.
+func (d *daemon) run(ctx context.Context, out io.Writer) error {
+	log := d.log
 	if err := d.Start(ctx); err != nil {
 		return err
 	}
