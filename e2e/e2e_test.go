@@ -40,6 +40,14 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	if file := os.Getenv(natsChild + "_CONF"); file != "" {
+		opts, err := server.ProcessConfigFile(file)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(serveNATS(opts))
+	}
 	if dir := os.Getenv(natsChild); dir != "" {
 		os.Exit(runNATS(dir, os.Getenv(natsChild+"_PORT")))
 	}
@@ -63,6 +71,10 @@ func runNATS(dir, port string) int {
 	if _, err := fmt.Sscan(port, &opts.Port); err != nil {
 		return 1
 	}
+	return serveNATS(opts)
+}
+
+func serveNATS(opts *server.Options) int {
 	s, err := server.NewServer(opts)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -138,6 +150,7 @@ type rig struct {
 	hooks  atomic.Pointer[string] // base URL, nil while it is down
 	admin  string
 	nats   string
+	pause  time.Duration // between the requests of one sender
 }
 
 // newRig writes a configuration; nats is its nats section.
@@ -243,6 +256,7 @@ func (r *rig) load(ctx context.Context, senders int, l *ledger) *sync.WaitGroup 
 				l.sent[uid] = true
 				l.mu.Unlock()
 				answered, ok := post(client, *base+"/hooks/acme", uid)
+				time.Sleep(r.pause)
 				l.mu.Lock()
 				switch {
 				case ok:
