@@ -78,7 +78,7 @@ type admin struct {
 // newAdmin returns the admin server. What it shows beyond metrics and health is
 // for those who may read the machine's files anyway: it is served on loopback, or
 // where the web configuration asks for a password or a client certificate.
-func newAdmin(l net.Listener, webConfig string, reg *prometheus.Registry, ready func() error, describe func(*http.Request) status, log *zap.Logger) (*admin, error) {
+func newAdmin(l net.Listener, webConfig string, reg *prometheus.Registry, ready func() error, describe func(*http.Request) status, reload func(trigger string) reloaded, log *zap.Logger) (*admin, error) {
 	authenticated, err := webConfigAuthenticates(webConfig)
 	if err != nil {
 		return nil, err
@@ -104,6 +104,7 @@ func newAdmin(l net.Listener, webConfig string, reg *prometheus.Registry, ready 
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = w.Write(append(b, '\n')) // a client that has gone needs no answer
 		})))
+		mux.Handle("POST /-/reload", ownHost(authenticated, l.Addr(), answerReload(reload)))
 	} else {
 		log.Warn("admin listener is reachable from outside without authentication: only /metrics, /-/healthy and /-/ready are served",
 			zap.Stringer("listen", l.Addr()))

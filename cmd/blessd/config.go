@@ -68,6 +68,8 @@ type Config struct {
 	source *source
 	// sum is the SHA-256 of the file.
 	sum [sha256.Size]byte
+	// again loads the configuration from where this one is from.
+	again func() (*Config, error)
 }
 
 // AdminConfig is the admin listener.
@@ -388,6 +390,8 @@ func (o *overrides) load(env func(string) (string, bool)) (*Config, error) {
 			found = append(found, problem{What: err.Error(), Mend: "give the sizes in the configuration, or mend the data directory"})
 		}
 	}
+	again := *o
+	c.again = func() (*Config, error) { return again.load(env) }
 	var err error
 	c.warnings, err = found.split()
 	return c, err

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -59,9 +60,9 @@ type daemon struct {
 	// acceptReset takes back the alarm of a stream that went backwards.
 	acceptReset bool
 
-	endpoints []receiver.Endpoint
-	journal   *journal.Journal // nil with acknowledge: stream
-	embedded  *sink.Embedded   // nil when NATS is somebody else's
+	inForce   atomic.Pointer[inForce] // endpoints, as the last reload left them
+	journal   *journal.Journal        // nil with acknowledge: stream
+	embedded  *sink.Embedded          // nil when NATS is somebody else's
 	conn      *nats.Conn
 	sink      *sink.Sink
 	watchdog  *sink.Watchdog // of the embedded server
@@ -74,6 +75,8 @@ type daemon struct {
 	admin     *admin
 
 	addresses addresses
+	reloadMu  sync.Mutex // held by the reload that runs; guards reloads
+	reloads   reloading
 	draining  atomic.Bool
 	fatal     chan error // the first thing that ends the program
 	closers   []closer
@@ -87,7 +90,10 @@ type closer struct {
 
 // newDaemon returns a daemon that has started nothing.
 func newDaemon(cfg *Config, log *zap.Logger) *daemon {
-	return &daemon{cfg: cfg, log: log, registry: prometheus.NewRegistry(), fatal: make(chan error, 8)}
+	return &daemon{
+		cfg: cfg, log: log, registry: prometheus.NewRegistry(), fatal: make(chan error, 8),
+		reloads: reloading{configOK: true, keysOK: true, metrics: newReloadMetrics()},
+	}
 }
 
 // Start starts everything and returns when the daemon can bless. On an error
@@ -95,7 +101,8 @@ func newDaemon(cfg *Config, log *zap.Logger) *daemon {
 func (d *daemon) Start(ctx context.Context) error {
 	d.started = time.Now()
 	for _, step := range []func(context.Context) error{
-		d.openDataDir, d.listen, d.openJournal, d.openNATS, d.openSink, d.startRelay, d.startReceiver, d.startAdmin, d.registerMetrics, d.announce,
+		d.openDataDir, d.listen, d.openJournal, d.openNATS, d.openSink, d.startRelay, d.startReceiver,
+		d.registerMetrics, d.announce, d.startWatching, d.startAdmin,
 	} {
 		if err := step(ctx); err != nil {
 			return errors.Join(err, d.Stop(ctx))
@@ -188,9 +195,12 @@ func (d *daemon) listen(context.Context) error {
 	if d.adminAddr, err = take("admin.listen", d.cfg.Admin.Listen); err != nil {
 		return err
 	}
-	if d.endpoints, err = d.cfg.receiverEndpoints(d.hooks.Addr().String()); err != nil {
+	d.reloads.seen = d.cfg.keyState() // before they are read: a change from now on is noticed
+	endpoints, err := d.cfg.receiverEndpoints(d.hooks.Addr().String())
+	if err != nil {
 		return err
 	}
+	d.inForce.Store(&inForce{d.cfg, endpoints})
 	for _, w := range d.cfg.keyWarnings {
 		d.log.Warn("keys need a look", zap.String("problem", w.head()), zap.String("mend", w.Mend))
 	}
@@ -371,10 +381,7 @@ func (d *daemon) window() int {
 // startRelay starts what brings deliveries from the journal, or straight from the
 // receiver, to NATS.
 func (d *daemon) startRelay(context.Context) error {
-	var series []relay.Endpoint
-	for _, e := range d.endpoints {
-		series = append(series, relay.Endpoint{Provider: e.Provider, Name: e.Name})
-	}
+	series := seriesOf(d.inForce.Load().endpoints)
 	oversize := filepath.Join(d.cfg.DataDir, "oversize")
 	lateAfter := time.Duration(d.cfg.NATS.Stream.DuplicateWindow)
 	running, cancel := context.WithCancel(context.Background())
@@ -470,7 +477,7 @@ func (d *daemon) startReceiver(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.SetEndpoints(d.endpoints); err != nil {
+	if err := r.SetEndpoints(d.inForce.Load().endpoints); err != nil {
 		return err
 	}
 	d.receiver = r
@@ -490,7 +497,7 @@ func (d *daemon) startReceiver(context.Context) error {
 }
 
 func (d *daemon) startAdmin(context.Context) error {
-	a, err := newAdmin(d.adminAddr, d.cfg.Admin.WebConfigFile, d.registry, d.Ready, d.describe, d.log.Named("admin"))
+	a, err := newAdmin(d.adminAddr, d.cfg.Admin.WebConfigFile, d.registry, d.Ready, d.describe, d.Reload, d.log.Named("admin"))
 	if err != nil {
 		return err
 	}
@@ -539,34 +546,11 @@ func (d *daemon) announce(context.Context) error {
 }
 
 func (d *daemon) registerMetrics(context.Context) error {
-	keys := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "blessd_endpoint_keys", Help: "Keys by which an endpoint's deliveries may be verified; kind \"none\" is 1 where nothing is asked for.",
-	}, []string{"provider", "endpoint", "kind"})
-	for _, e := range d.endpoints {
-		set := func(kind string, n int) { keys.WithLabelValues(e.Provider, e.Name, kind).Set(float64(n)) }
-		sample := 0
-		for _, k := range e.Keys {
-			if k.Sample {
-				sample++
-			}
-		}
-		set("signature", len(e.Keys)-sample)
-		set("sample", sample)
-		set("parent", len(e.ParentKeys))
-		set("token", len(e.Tokens))
-		set("basic_auth", len(e.BasicAuth))
-		set("none", 0)
-		if e.NoAuth {
-			set("none", 1)
-		}
-	}
-	start := float64(d.started.Unix())
-	loaded := prometheus.NewGauge(prometheus.GaugeOpts{Name: "blessd_config_last_reload_successful", Help: "1 when the configuration that was read last is in force."})
-	loadedAt := prometheus.NewGauge(prometheus.GaugeOpts{Name: "blessd_config_last_reload_success_timestamp_seconds", Help: "When the configuration in force was read."})
-	hash := prometheus.NewGauge(prometheus.GaugeOpts{Name: "blessd_config_hash", Help: "Hash of the configuration file, to see whether two instances run the same; 0 without one."})
-	loaded.Set(1)
-	loadedAt.Set(start)
-	hash.Set(d.cfg.hash())
+	m := &d.reloads.metrics
+	m.setKeys(nil, d.inForce.Load().endpoints)
+	m.loaded.Set(1)
+	m.loadedAt.Set(float64(d.started.Unix()))
+	m.hash.Set(d.cfg.hash())
 	if e := d.embedded; e != nil {
 		for name, gauge := range map[string]struct {
 			help string
@@ -580,10 +564,10 @@ func (d *daemon) registerMetrics(context.Context) error {
 			}
 		}
 	}
-	for _, c := range []prometheus.Collector{
-		keys, loaded, loadedAt, hash, version.NewCollector("blessd"),
+	for _, c := range append(
+		m.collectors(), version.NewCollector("blessd"),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	} {
+	) {
 		if err := d.registry.Register(c); err != nil {
 			return fmt.Errorf("register metrics: %w", err)
 		}
@@ -605,7 +589,7 @@ func (d *daemon) describe(q *http.Request) status {
 	if err := d.Ready(); err != nil {
 		s.Ready, s.NotReady = false, err.Error()
 	}
-	for _, e := range d.endpoints {
+	for _, e := range d.inForce.Load().endpoints {
 		s.Endpoints = append(s.Endpoints, endpointStatus{
 			Name: e.Name, Provider: e.Provider, Path: maskedPath(e), AwaitingKey: awaitsKey(e), Keys: len(e.Keys), Tokens: len(e.Tokens),
 		})

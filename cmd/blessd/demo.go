@@ -113,7 +113,7 @@ func runDemo(ctx context.Context, d *daemon, out io.Writer) error {
 		return err
 	}
 	defer x.tail.stop()
-	for _, e := range d.endpoints {
+	for _, e := range d.inForce.Load().endpoints {
 		x.hooks = append(x.hooks, hookOf(e, d.Addresses().Hooks))
 	}
 	x.say("blessd takes the webhooks of e-mail providers, keeps each on disk before it answers,")

@@ -19,7 +19,7 @@ func (d *daemon) greet(out io.Writer) error {
 	if d.cfg.noFile {
 		d.greetFirst(&b)
 	} else {
-		for _, e := range d.endpoints {
+		for _, e := range d.inForce.Load().endpoints {
 			fmt.Fprintf(&b, "  %-12s %-10s %s\n", e.Name, e.Provider, maskedPath(e))
 		}
 	}
@@ -41,13 +41,13 @@ func (d *daemon) greet(out io.Writer) error {
 // greetFirst is for a start without a configuration file.
 func (d *daemon) greetFirst(b *strings.Builder) {
 	b.WriteString("Paste these URLs at the providers. The token in each is its secret: whoever knows it is believed.\n")
-	for _, h := range d.cfg.hooks(d.endpoints) {
+	for _, h := range d.cfg.hooks(d.inForce.Load().endpoints) {
 		fmt.Fprintf(b, "  %-10s %s   answers %q\n", h.Name, h.URL, h.Answer)
 		switch {
 		case h.KeyFile != "" && h.Refused:
-			fmt.Fprintf(b, "             real signature key missing: deliveries wait for it (503) until it is in %s and blessd is restarted\n", h.KeyFile)
+			fmt.Fprintf(b, "             real signature key missing: deliveries wait for it (503) until it is in %s\n", h.KeyFile)
 		case h.KeyFile != "":
-			fmt.Fprintf(b, "             real signature key missing: the token is what counts; for the signature too put the key in %s and restart\n", h.KeyFile)
+			fmt.Fprintf(b, "             real signature key missing: the token is what counts; for the signature too put the key in %s\n", h.KeyFile)
 		}
 	}
 	if strings.HasPrefix(d.cfg.PublicURL, "http://127.") || d.cfg.PublicURL == "" {

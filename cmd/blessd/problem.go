@@ -66,6 +66,15 @@ func (ps problems) Error() string {
 	return strings.Join(texts, "\n")
 }
 
+// heads are the first lines, for the log.
+func (ps problems) heads() []string {
+	heads := make([]string, len(ps))
+	for i, p := range ps {
+		heads[i] = p.head()
+	}
+	return heads
+}
+
 // split sorts by place, drops what was said twice and takes the warnings apart.
 // The error is nil when there are warnings only.
 func (ps problems) split() (warnings problems, err error) {

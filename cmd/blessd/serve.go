@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,7 +23,7 @@ func newServeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the daemon",
-		Long: `Run the daemon until SIGINT or SIGTERM.
+		Long: `Run the daemon until SIGINT or SIGTERM. SIGHUP reloads the configuration.
 
 Without a configuration file it starts an embedded NATS server and one endpoint
 per provider, each with a generated token in its URL, and keeps all of it in the
@@ -59,6 +61,10 @@ are secrets.`,
 
 // run runs the daemon until ctx is done or it cannot go on.
 func (d *daemon) run(ctx context.Context, out io.Writer) error {
+	// From here on SIGHUP does not end the program: one that comes early waits.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	log := d.log
 	if err := d.Start(ctx); err != nil {
 		return err
@@ -68,12 +74,11 @@ func (d *daemon) run(ctx context.Context, out io.Writer) error {
 	}
 	log.Info("blessd is ready", zap.String("version", currentVersion().Version),
 		zap.String("hooks", d.addresses.Hooks), zap.String("admin", d.addresses.Admin), zap.String("nats", d.addresses.NATS))
-	var failed error
-	select {
-	case <-ctx.Done():
-		log.Info("stopping: answering what is in flight, then publishing what is left")
-	case failed = <-d.Failed():
+	failed := d.wait(ctx, hangup)
+	if failed != nil {
 		log.Error("blessd cannot go on and stops", zap.Error(failed))
+	} else {
+		log.Info("stopping: answering what is in flight, then publishing what is left")
 	}
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 	defer cancel()
@@ -82,4 +87,18 @@ func (d *daemon) run(ctx context.Context, out io.Writer) error {
 		log.Info("stopped")
 	}
 	return errors.Join(failed, err)
+}
+
+// wait returns when ctx is done, or with the reason why the daemon cannot go on.
+func (d *daemon) wait(ctx context.Context, hangup <-chan os.Signal) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-d.Failed():
+			return err
+		case <-hangup:
+			d.Reload("SIGHUP")
+		}
+	}
 }
