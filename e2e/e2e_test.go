@@ -289,6 +289,12 @@ func (l *ledger) refusals() int {
 
 // post sends one signed batch of seven events that carry uid.
 func post(client *http.Client, target, uid string) (answered, ok bool) {
+	status, answer, err := postSigned(client, target, uid, key)
+	return err == nil, status == http.StatusOK && answer == blessing
+}
+
+// signed returns the body of such a batch, and its signature by the key.
+func signed(uid, key string) (body, signature string) {
 	var events []string
 	for i := range perBatch {
 		events = append(events, fmt.Sprintf(`{"_id":"m.%s","smtp_name":"smtp1","x_unique_id":%q,"ts":%d,"msg":{},"event":%q}`,
@@ -297,22 +303,24 @@ func post(client *http.Client, target, uid string) (answered, ok bool) {
 	value := "[" + strings.Join(events, ",") + "]"
 	mac := hmac.New(sha1.New, []byte(key))
 	io.WriteString(mac, publicURL+"/hooks/acme"+"sarvtes_events"+value)
-	q, err := http.NewRequest(http.MethodPost, target, strings.NewReader(url.Values{"sarvtes_events": {value}}.Encode()))
+	return url.Values{"sarvtes_events": {value}}.Encode(), base64.StdEncoding.EncodeToString(mac.Sum(nil))
+}
+
+func postSigned(client *http.Client, target, uid, key string) (status int, answer string, err error) {
+	body, signature := signed(uid, key)
+	q, err := http.NewRequest(http.MethodPost, target, strings.NewReader(body))
 	if err != nil {
-		return false, false
+		return 0, "", err
 	}
 	q.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	q.Header.Set("X-SendCleanTES-Signature", base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+	q.Header.Set("X-SendCleanTES-Signature", signature)
 	a, err := client.Do(q)
 	if err != nil {
-		return false, false
+		return 0, "", err
 	}
 	defer a.Body.Close()
-	body, err := io.ReadAll(a.Body)
-	if err != nil {
-		return false, false
-	}
-	return true, a.StatusCode == http.StatusOK && string(body) == blessing
+	b, err := io.ReadAll(a.Body)
+	return a.StatusCode, string(b), err
 }
 
 // get asks the admin listener.

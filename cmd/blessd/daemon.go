@@ -27,12 +27,11 @@ import (
 )
 
 const (
-	// answerTime is how long a stop waits for the requests in flight. It is a
-	// little more than a request may wait for its journal record.
-	answerTime = 4500 * time.Millisecond
 	// flushTime is how long a stop goes on publishing what is in the journal.
-	// What is left stays there.
-	flushTime = 3 * time.Second
+	// What is left stays there. With slow answers before it is less, but never less
+	// than leastFlushTime.
+	flushTime      = 3 * time.Second
+	leastFlushTime = 300 * time.Millisecond
 	// ensureTime is how long making the embedded server's streams may take.
 	ensureTime = 30 * time.Second
 	// cursorTime is how long a stop waits for the cursor after that.
@@ -71,13 +70,14 @@ type daemon struct {
 	receiver  *receiver.Receiver
 	hooks     net.Listener
 	adminAddr net.Listener
-	server    *http.Server
+	public    *publicServer
 	admin     *admin
 
 	addresses addresses
 	reloadMu  sync.Mutex // held by the reload that runs; guards reloads
 	reloads   reloading
 	draining  atomic.Bool
+	stopBegan time.Time
 	fatal     chan error // the first thing that ends the program
 	closers   []closer
 }
@@ -115,7 +115,9 @@ func (d *daemon) Start(ctx context.Context) error {
 // requests, answers to those in flight, what is in the journal to NATS as far as
 // time allows, the cursor, NATS, the journal.
 func (d *daemon) Stop(ctx context.Context) error {
-	d.draining.Store(true)
+	if !d.draining.Swap(true) {
+		d.stopBegan = time.Now()
+	}
 	var errs []error
 	for len(d.closers) > 0 {
 		c := d.closers[len(d.closers)-1]
@@ -189,9 +191,6 @@ func (d *daemon) listen(context.Context) error {
 	if d.hooks, err = take("listen", d.cfg.Listen); err != nil {
 		return err
 	}
-	// Whoever can reach the listener can open connections. They must not use up the
-	// file descriptors that the journal and NATS need.
-	d.hooks = netutil.LimitListener(d.hooks, maxConnections())
 	if d.adminAddr, err = take("admin.listen", d.cfg.Admin.Listen); err != nil {
 		return err
 	}
@@ -434,7 +433,8 @@ func (d *daemon) startRelay(context.Context) error {
 		}
 	}()
 	d.onStop("relay", func(ctx context.Context) error {
-		ctx, cancelFlush := context.WithTimeout(ctx, flushTime)
+		flush := max(leastFlushTime, min(flushTime, answerTime-time.Since(d.stopBegan)))
+		ctx, cancelFlush := context.WithTimeout(ctx, flush)
 		defer cancelFlush()
 		r.Stop(ctx)
 		defer cancel()
@@ -481,17 +481,17 @@ func (d *daemon) startReceiver(context.Context) error {
 		return err
 	}
 	d.receiver = r
-	d.server = r.Server()
-	d.serve("public listener", func() error { return d.server.Serve(d.hooks) })
+	d.public = &publicServer{
+		// Whoever can reach the listener can open connections. They must not use up the
+		// file descriptors that the journal and NATS need.
+		server: r.Server(), listener: netutil.LimitListener(d.hooks, maxConnections()), socket: d.hooks,
+		connections: newConnections(), served: make(chan struct{}),
+	}
+	d.public.server.ConnState = d.public.connections.track
+	d.serve("public listener", d.public.serve)
 	d.onStop("public listener", func(ctx context.Context) error {
-		r.SetDraining(true)
-		ctx, cancel := context.WithTimeout(ctx, answerTime)
-		defer cancel()
-		if err := d.server.Shutdown(ctx); err != nil {
-			// Who is still sending a body gets no answer, and comes again.
-			return errors.Join(err, d.server.Close())
-		}
-		return nil
+		r.SetDraining(true) // every answer closes its connection
+		return d.public.stop(ctx, d.stopBegan)
 	})
 	return nil
 }
