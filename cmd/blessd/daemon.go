@@ -76,6 +76,7 @@ type daemon struct {
 	addresses addresses
 	reloadMu  sync.Mutex // held by the reload that runs; guards reloads
 	reloads   reloading
+	sockets   map[string]net.Listener // from systemd, by name
 	draining  atomic.Bool
 	stopBegan time.Time
 	fatal     chan error // the first thing that ends the program
@@ -179,19 +180,21 @@ func (d *daemon) openDataDir(context.Context) error {
 // listen takes the ports and reads the keys before anything is started: most
 // mistakes show here. Connections wait in the kernel until the servers run.
 func (d *daemon) listen(context.Context) error {
-	take := func(what, address string) (net.Listener, error) {
-		l, err := net.Listen("tcp", address)
-		if err != nil {
+	take := func(what, socket, address string) (l net.Listener, err error) {
+		if l = d.sockets[socket]; l != nil {
+			d.log.Info("socket from systemd is used in place of a setting", zap.String("socket", socket),
+				zap.Stringer("address", l.Addr()), zap.String("setting", what), zap.String("unused", address))
+		} else if l, err = net.Listen("tcp", address); err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
 		d.onStop(what, func(context.Context) error { return closed(l.Close()) })
 		return l, nil
 	}
 	var err error
-	if d.hooks, err = take("listen", d.cfg.Listen); err != nil {
+	if d.hooks, err = take("listen", hooksSocket, d.cfg.Listen); err != nil {
 		return err
 	}
-	if d.adminAddr, err = take("admin.listen", d.cfg.Admin.Listen); err != nil {
+	if d.adminAddr, err = take("admin.listen", adminSocket, d.cfg.Admin.Listen); err != nil {
 		return err
 	}
 	d.reloads.seen = d.cfg.keyState() // before they are read: a change from now on is noticed
@@ -485,6 +488,7 @@ func (d *daemon) startReceiver(context.Context) error {
 		// Whoever can reach the listener can open connections. They must not use up the
 		// file descriptors that the journal and NATS need.
 		server: r.Server(), listener: netutil.LimitListener(d.hooks, maxConnections()), socket: d.hooks,
+		passed:      d.sockets[hooksSocket] != nil,
 		connections: newConnections(), served: make(chan struct{}),
 	}
 	d.public.server.ConnState = d.public.connections.track

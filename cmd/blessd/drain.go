@@ -73,7 +73,7 @@ type publicServer struct {
 	server      *http.Server
 	listener    net.Listener
 	socket      net.Listener // which the listener is made of, with the kernel's backlog
-	passed      bool // the socket is somebody else's, and goes on without us
+	passed      bool         // the socket is somebody else's, and goes on without us
 	connections *connections
 	served      chan struct{} // closed when nothing is accepted any more
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
@@ -149,7 +150,9 @@ func (d *daemon) reloadKeys() reloaded {
 func (d *daemon) reload(trigger string, read func() (reloaded, error)) reloaded {
 	r, err := reloaded{}, errors.New("blessd is stopping")
 	if !d.draining.Load() {
+		d.notifyReloading()
 		r, err = read()
+		d.notify(sd.SdNotifyReady)
 	}
 	if err != nil {
 		var is bool

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 )
@@ -66,6 +67,10 @@ func (d *daemon) run(ctx context.Context, out io.Writer) error {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 	log := d.log
+	var err error
+	if d.sockets, err = passedSockets(); err != nil {
+		return err
+	}
 	if err := d.Start(ctx); err != nil {
 		return err
 	}
@@ -74,15 +79,22 @@ func (d *daemon) run(ctx context.Context, out io.Writer) error {
 	}
 	log.Info("blessd is ready", zap.String("version", currentVersion().Version),
 		zap.String("hooks", d.addresses.Hooks), zap.String("admin", d.addresses.Admin), zap.String("nats", d.addresses.NATS))
+	running, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := d.startWatchdog(running); err != nil {
+		log.Warn("no watchdog", zap.Error(err))
+	}
+	d.notify(sd.SdNotifyReady)
 	failed := d.wait(ctx, hangup)
+	d.notify(sd.SdNotifyStopping)
 	if failed != nil {
 		log.Error("blessd cannot go on and stops", zap.Error(failed))
 	} else {
 		log.Info("stopping: answering what is in flight, then publishing what is left")
 	}
-	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
-	defer cancel()
-	err := d.Stop(stopping)
+	stopping, cancelStop := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancelStop()
+	err = d.Stop(stopping)
 	if failed == nil && err == nil {
 		log.Info("stopped")
 	}
