@@ -20,9 +20,10 @@ const (
 	backlogTime = 500 * time.Millisecond
 	// lingerTime is how long open connections may bring another request: its answer
 	// closes them. A proxy may be writing one just now, and would see a reset.
-	lingerTime = time.Second
-	// quietTime without any request ends that earlier.
-	quietTime = 100 * time.Millisecond
+	lingerTime = 2 * time.Second
+	// quietTime without any request, also before the stop, ends that earlier. It is
+	// longer than a busy machine keeps a sender waiting for its turn.
+	quietTime = time.Second
 	// bodyTime is how long a request may take to arrive. What is sent slower is
 	// answered 408, and comes again.
 	bodyTime = 2 * time.Second
