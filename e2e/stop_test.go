@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -185,7 +186,7 @@ func readAnswer(conn net.Conn) string {
 func TestStopUnderLoad(t *testing.T) {
 	r := newRig(t, "  embedded: {listen: \"127.0.0.1:0\"}")
 	l := newLedger()
-	for round := range 3 {
+	for round := range 2 {
 		r.start()
 		target := *r.hooks.Load() + "/hooks/acme"
 		client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: inFlight}}
@@ -225,4 +226,30 @@ func TestStopUnderLoad(t *testing.T) {
 	}
 	r.start()
 	l.onlyBlessed(t, r.nats)
+}
+
+// TestStopWithoutNATS stops blessd when NATS does not answer any more: what it
+// could not publish waits in the journal for the next start.
+func TestStopWithoutNATS(t *testing.T) {
+	port := freePort(t)
+	nats := startNATS(t, t.TempDir(), port)
+	r := newRig(t, "  url: "+natsURL(port))
+	r.start()
+	l := newLedger()
+	ctx, cancel := context.WithCancel(context.Background())
+	wg := r.load(ctx, 16, l)
+	wait(t, "blessings", func() bool { return l.count() > 200 })
+	if err := nats.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	before := l.count()
+	wait(t, "blessings without NATS", func() bool { return l.count() > before+200 })
+	cancel()
+	wg.Wait()
+	r.stop(func() {})
+	if err := nats.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	l.onlyBlessed(t, natsURL(port))
 }
