@@ -92,6 +92,7 @@ type plannedHook struct {
 	Name     string   `json:"name"`
 	Provider string   `json:"provider"`
 	Path     string   `json:"path"`
+	URL      string   `json:"url"` // to register, the token masked
 	Verified string   `json:"verified"`
 	Keys     []string `json:"keys"`   // fingerprints
 	Tokens   []string `json:"tokens"` // fingerprints
@@ -233,7 +234,7 @@ func age(d Duration) string {
 }
 
 func (c *Config) plannedHook(e receiver.Endpoint) plannedHook {
-	hook := plannedHook{Name: e.Name, Provider: e.Provider, Path: receiver.Path(e.Name, ""), Keys: []string{}, Tokens: []string{}}
+	hook := plannedHook{Name: e.Name, Provider: e.Provider, Path: receiver.Path(e.Name, ""), URL: e.URL, Keys: []string{}, Tokens: []string{}}
 	for _, key := range slices.Concat(e.Keys, e.ParentKeys) {
 		hook.Keys = append(hook.Keys, key.Fingerprint())
 	}
@@ -243,7 +244,11 @@ func (c *Config) plannedHook(e receiver.Endpoint) plannedHook {
 	var by []string
 	if len(e.Tokens) > 0 || c.noFile {
 		hook.Path = receiver.Path(e.Name, "<token>")
+		hook.URL += "/<token>"
 		by = append(by, "token")
+	}
+	if e.URLIsComplete {
+		hook.URL = publicPart(e.URL)
 	}
 	if len(e.BasicAuth) > 0 {
 		by = append(by, "basic auth")
@@ -329,9 +334,9 @@ func (p *plan) text(b *strings.Builder) {
 	// A strings.Builder takes everything.
 	_ = t.Flush()
 	b.WriteString("\n")
-	fmt.Fprintln(t, "ENDPOINT\tPROVIDER\tPATH\tVERIFIED BY\tKEYS\tTOKENS")
+	fmt.Fprintln(t, "ENDPOINT\tPROVIDER\tURL\tVERIFIED BY\tKEYS\tTOKENS")
 	for _, e := range p.Endpoints {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", e.Name, e.Provider, e.Path, e.Verified, fingerprints(e.Keys), fingerprints(e.Tokens))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", e.Name, e.Provider, e.URL, e.Verified, fingerprints(e.Keys), fingerprints(e.Tokens))
 	}
 	_ = t.Flush()
 	b.WriteString("\n")

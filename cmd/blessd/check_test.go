@@ -58,12 +58,12 @@ func TestCheck(t *testing.T) {
 		t.Fatalf("got %v:\n%s", err, out)
 	}
 	for _, want := range []string{
-		"acme      sendclean  /hooks/acme         signature                   1 (" + keys["acme"].Fingerprint() + ")",
-		"rep       sarv       /hooks/rep/<token>  token + signature reported  1 (" + keys["acme"].Fingerprint() + ")",
-		"eu        mailgun    /hooks/eu           signature                   2 (" + keys["eu"].Fingerprint() + ", " + keys["parent"].Fingerprint() + ")",
-		"waits     mailgun    /hooks/waits        signature, awaiting key     none",
-		"ru        enkod      /hooks/ru/<token>   token + basic auth          none                    1 (" + keys["token"].Fingerprint() + ")",
-		"open      vision6    /hooks/open         NOTHING",
+		"acme      sendclean  https://hooks.example.com/hooks/acme         signature                   1 (" + keys["acme"].Fingerprint() + ")",
+		"rep       sarv       https://hooks.example.com/hooks/rep/<token>  token + signature reported  1 (" + keys["acme"].Fingerprint() + ")",
+		"eu        mailgun    https://hooks.example.com/hooks/eu           signature                   2 (" + keys["eu"].Fingerprint() + ", " + keys["parent"].Fingerprint() + ")",
+		"waits     mailgun    https://hooks.example.com/hooks/waits        signature, awaiting key     none",
+		"ru        enkod      https://hooks.example.com/hooks/ru/<token>   token + basic auth          none                    1 (" + keys["token"].Fingerprint() + ")",
+		"open      vision6    https://hooks.example.com/hooks/open         NOTHING",
 		"about 9 MB of the NATS server's memory at 100 events/s",
 		"about 90 MB of the NATS server's memory at 1000 events/s",
 		"not yet used      endpoints[2].manage, unverified.max_bytes",

@@ -27,9 +27,10 @@ type Config struct {
 	// nothing else, over plain HTTP. Port 0 takes a free one. Default
 	// 127.0.0.1:8080. Flag --listen, environment BLESSD_LISTEN.
 	Listen string `yaml:"listen"`
-	// PublicURL is what the providers were given, up to /hooks: signatures of
-	// SendClean and Sarv are computed over it. Default http:// and the address of
-	// the listener. Flag --public-url, environment BLESSD_PUBLIC_URL.
+	// PublicURL is what the providers were given, without /hooks and what follows,
+	// like https://hooks.example.com: signatures of SendClean and Sarv are computed
+	// over it. Default http:// and the address of the listener. Flag --public-url,
+	// environment BLESSD_PUBLIC_URL.
 	PublicURL string `yaml:"public_url"`
 	// Admin is the listener for metrics, health and status.
 	Admin AdminConfig `yaml:"admin"`
@@ -335,7 +336,7 @@ func (o *overrides) bind(cmd *cobra.Command) {
 	f.StringVar(&o.Listen, "listen", "", "address of the public listener, host:port (default 127.0.0.1:8080)")
 	f.StringVar(&o.AdminListen, "admin-listen", "", "address of the admin listener, host:port (default 127.0.0.1:8081)")
 	f.StringVar(&o.DataDir, "data-dir", "", "where the journal, streams and generated keys are")
-	f.StringVar(&o.PublicURL, "public-url", "", "what the providers were given, up to /hooks")
+	f.StringVar(&o.PublicURL, "public-url", "", "what the providers were given, without /hooks: https://hooks.example.com")
 	f.StringVar(&o.NATSListen, "nats-listen", "", "address of the embedded NATS server, host:port (default 127.0.0.1:4222)")
 }
 

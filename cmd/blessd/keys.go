@@ -316,7 +316,7 @@ func (k *keyReader) manageFiles(path string, m *ManageConfig) {
 	}
 }
 
-// publicURL is what the providers were given, up to /hooks.
+// publicURL is what the providers were given, without /hooks.
 func (c *Config) publicURL(hooksAddr string) string {
 	if c.PublicURL != "" {
 		return strings.TrimRight(c.PublicURL, "/")

@@ -229,9 +229,9 @@ func (v *validator) url(path, value string, query bool) {
 	case u.Fragment != "" || strings.Contains(value, "#"):
 		v.fail(path, shown+" has a # part, which is never sent", "take it away")
 	case !query && (u.RawQuery != "" || u.ForceQuery):
-		v.fail(path, shown+" has a query", "write it up to /hooks only")
-	case !query && strings.Contains(u.Path, "/hooks/"):
-		v.fail(path, shown+" names a hook", "write it up to /hooks only, without /hooks; blessd adds the rest")
+		v.fail(path, shown+" has a query", "write only what stands before /hooks, without /hooks")
+	case !query && strings.Contains(u.Path+"/", "/hooks/"):
+		v.fail(path, shown+" has /hooks in it", "leave out /hooks and what follows it; blessd adds that itself")
 	}
 }
 
