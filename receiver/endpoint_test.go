@@ -169,6 +169,28 @@ func TestNoAuth(t *testing.T) {
 	}
 }
 
+// What comes with a token that blessd made up is a test.
+func TestSampleToken(t *testing.T) {
+	eachProvider(t, func(t *testing.T, s sample) {
+		if s.signs {
+			t.Skip("its signature says so")
+		}
+		const real, made = "0123456789abcdefghijklmnop", "made-up-by-blessd-0123456"
+		s.endpoint.NoAuth = false
+		s.endpoint.Tokens = []Key{{Value: real}, {Value: made, Sample: true}}
+		b := newBench(t, Limits{}, s.endpoint)
+		for i, token := range []string{real, made} {
+			q := s.request(t, testKey)
+			q.URL.Path = Path(s.endpoint.Name, token)
+			expect(t, b.do(q), s.endpoint.Provider, "")
+			want := delivery.Verification{Method: delivery.ByToken, Key: s.endpoint.Tokens[i].Fingerprint(), Sample: token == made}
+			if got := b.store.deliveries()[i].Verified; got != want {
+				t.Errorf("verified %+v, want %+v", got, want)
+			}
+		}
+	})
+}
+
 func TestAwaitingKey(t *testing.T) {
 	eachProvider(t, func(t *testing.T, s sample) {
 		if !s.signs {

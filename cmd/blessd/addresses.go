@@ -16,6 +16,9 @@ type addresses struct {
 	Hooks string `json:"hooks"` // host:port of the public listener
 	Admin string `json:"admin"` // host:port of the admin listener
 	NATS  string `json:"nats"`  // URL for NATS clients
+	// PublicURL is what the URLs at the providers begin with, which signatures are
+	// computed over. It may come from a flag, so that only this file knows it.
+	PublicURL string `json:"public_url"`
 }
 
 const addressesFile = "addresses.json"

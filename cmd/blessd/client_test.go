@@ -171,6 +171,14 @@ func TestSendAndTail(t *testing.T) {
 	}
 	waitForEvents(t, d, uint64(total+4))
 
+	t.Run("all are tests", func(t *testing.T) {
+		parsed, _ := parseLines(t, run("tail", "--no-follow", "-o", "json"))
+		for _, l := range parsed {
+			if e, err := event.Decode(l.Data); err != nil || !e.Test {
+				t.Errorf("%v, not marked as a test: %s", err, l.Data)
+			}
+		}
+	})
 	t.Run("everything", func(t *testing.T) {
 		_, types := parseLines(t, run("tail", "--no-follow", "-o", "json"))
 		if len(types) != total+4 {
@@ -358,6 +366,46 @@ func TestTailFollows(t *testing.T) {
 	}
 }
 
+// The URL that is signed over may be known from a flag of serve alone.
+func TestSendSignsOverThePublicURL(t *testing.T) {
+	dir := t.TempDir()
+	start := func(publicURL string) *daemon {
+		t.Helper()
+		o := overrides{Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", NATSListen: "127.0.0.1:0", DataDir: dir, PublicURL: publicURL}
+		cfg, err := o.load(envOf())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range cfg.Endpoints {
+			if cfg.Endpoints[i].Provider == "sarv" {
+				cfg.Endpoints[i].Signature = "enforce"
+			}
+		}
+		d := newDaemon(cfg, zap.NewNop())
+		if err := d.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	for publicURL, want := range map[string]string{"https://hooks.example.com/": "https://hooks.example.com", "": "http://127.0.0.1:"} {
+		d := start(publicURL)
+		a, err := readAddresses(dir)
+		if err != nil || !strings.HasPrefix(a.PublicURL, want) {
+			t.Errorf("got %q, %v, want %s", a.PublicURL, err, want)
+		}
+		if got := mustRun(t, "send", "sarv", "open", "--data-dir", dir); !strings.Contains(got[0], " 200 in ") {
+			t.Errorf("%q: %q", publicURL, got)
+		}
+		var out bytes.Buffer
+		if status, _ := blessd(t.Context(), &out, "send", "sarv", "open", "--data-dir", dir, "--public-url", "https://other.example"); status != 1 {
+			t.Errorf("a flag of send is not stronger: %s", out.String())
+		}
+		if err := d.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestTailSurvivesARestartOfNATS(t *testing.T) {
 	d, dir := startClientTest(t)
 	f := follow(t, "--data-dir", dir)
@@ -443,7 +491,8 @@ func TestSendAllThatIsConfigured(t *testing.T) {
 		strings.Count(out.String(), "'http://127.0.0.1:1/hooks/ru/0123456789abcdefghijklmnop'") != 8 {
 		t.Errorf("status %d: %s%s", status, out.String(), talk)
 	}
-	if want := "endpoint eu: signed with its real key, so the events are not marked as a test\n"; talk != want {
+	if want := "endpoint ru: sent with its real token, so the events are not marked as a test\n" +
+		"endpoint eu: signed with its real key, so the events are not marked as a test\n"; talk != want {
 		t.Errorf("said %q, want %q", talk, want)
 	}
 	for _, c := range []struct {

@@ -792,8 +792,11 @@ func TestFirstRun(t *testing.T) {
 	}
 	tokens := make(map[receiver.Secret]bool)
 	for _, e := range first {
-		if e.Name != e.Provider || len(e.Tokens) != 1 || len(e.Tokens[0].Value) < weakSecret || e.Tokens[0].Sample {
+		if e.Name != e.Provider || len(e.Tokens) == 0 || len(e.Tokens[0].Value) < weakSecret || e.Tokens[0].Sample {
 			t.Errorf("%s: got tokens %v", e.Name, e.Tokens)
+		}
+		if want := !signs(e.Provider); (len(e.Tokens) == 2 && e.Tokens[1].Sample) != want {
+			t.Errorf("%s: got tokens %v, want a sample token: %v", e.Name, e.Tokens, want)
 		}
 		tokens[e.Tokens[0].Value] = true
 		if want := signs(e.Provider); (len(e.Keys) == 1 && e.Keys[0].Sample) != want {

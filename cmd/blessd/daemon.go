@@ -540,7 +540,7 @@ func (d *daemon) Ready() error {
 
 // announce registers what is known last and tells the other commands where we are.
 func (d *daemon) announce(context.Context) error {
-	d.addresses = addresses{Hooks: d.hooks.Addr().String(), Admin: d.adminAddr.Addr().String()}
+	d.addresses = addresses{Hooks: d.hooks.Addr().String(), Admin: d.adminAddr.Addr().String(), PublicURL: d.cfg.publicURL(d.hooks.Addr().String())}
 	if d.embedded != nil {
 		d.addresses.NATS = d.embedded.ClientURL()
 	} else {

@@ -12,8 +12,9 @@ import (
 
 // firstRunConfig is the configuration of a start without a file: one endpoint for
 // each provider, named like it. Each has a generated token in its URL, so that it
-// can be registered at the real provider at once, and where the provider signs a
-// sample key, by which `blessd send` proves itself. They are generated once, kept
+// can be registered at the real provider at once, and a sample key, or where the
+// provider does not sign a sample token, by which `blessd send` proves itself and
+// what it sends is known to be a test. They are generated once, kept
 // in <data_dir>/keys/<endpoint>/ and used again at the next start. A real key that
 // is put there as provider.key makes the endpoint complete.
 func firstRunConfig() *Config {
@@ -40,6 +41,8 @@ func (c *Config) generateKeys() error {
 		names := []string{tokenFile}
 		if signs(e.Provider) {
 			names = append(names, sampleKeyFile)
+		} else {
+			names = append(names, sampleTokenFile)
 		}
 		for _, name := range names {
 			file := filepath.Join(dir, name)

@@ -21,6 +21,7 @@ const (
 	keysDir         = "keys"
 	tokenFile       = "token"        // generated, without a configuration file
 	sampleKeyFile   = "sample.key"   // generated, without a configuration file
+	sampleTokenFile = "sample.token" // generated, without a configuration file
 	providerKeyFile = "provider.key" // where an operator without a configuration file puts the real one
 	managedSuffix   = ".key"
 )
@@ -247,6 +248,13 @@ func (c *Config) receiverEndpoints(hooksAddr string) ([]receiver.Endpoint, error
 		if c.noFile {
 			if file := filepath.Join(c.keyDir(e.Name), tokenFile); k.generated(file) {
 				r.Tokens = k.add(r.Tokens, path, file, urlToken)
+			}
+			// Behind the real one, which is the first everywhere.
+			if file := filepath.Join(c.keyDir(e.Name), sampleTokenFile); !signs(e.Provider) && len(r.Tokens) > 0 && k.generated(file) {
+				r.Tokens = k.add(r.Tokens, path, file, urlToken)
+				for i := range r.Tokens[1:] {
+					r.Tokens[1+i].Sample = true
+				}
 			}
 		}
 		if e.URL != "" {

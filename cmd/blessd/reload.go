@@ -68,16 +68,11 @@ func (m *reloadMetrics) collectors() []prometheus.Collector {
 func (m *reloadMetrics) setKeys(before, now []receiver.Endpoint) {
 	for _, e := range now {
 		set := func(kind string, n int) { m.keys.WithLabelValues(e.Provider, e.Name, kind).Set(float64(n)) }
-		sample := 0
-		for _, k := range e.Keys {
-			if k.Sample {
-				sample++
-			}
-		}
-		set("signature", len(e.Keys)-sample)
-		set("sample", sample)
+		keys, tokens := samples(e.Keys), samples(e.Tokens)
+		set("signature", len(e.Keys)-keys)
+		set("sample", keys+tokens)
 		set("parent", len(e.ParentKeys))
-		set("token", len(e.Tokens))
+		set("token", len(e.Tokens)-tokens)
 		set("basic_auth", len(e.BasicAuth))
 		none := 0
 		if e.NoAuth {
@@ -90,6 +85,16 @@ func (m *reloadMetrics) setKeys(before, now []receiver.Endpoint) {
 			m.keys.DeletePartialMatch(prometheus.Labels{"provider": e.Provider, "endpoint": e.Name})
 		}
 	}
+}
+
+// samples counts the keys that blessd made up.
+func samples(keys []receiver.Key) (n int) {
+	for _, k := range keys {
+		if k.Sample {
+			n++
+		}
+	}
+	return n
 }
 
 // reloaded says what came of a reload.

@@ -42,6 +42,10 @@ func runningHooks(o *overrides) ([]hook, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.PublicURL == "" && a.PublicURL != "" {
+		// What serve was given, by a flag perhaps.
+		cfg.PublicURL = a.PublicURL
+	}
 	endpoints, err := cfg.receiverEndpoints(a.Hooks)
 	if err != nil {
 		return nil, fmt.Errorf("the keys cannot be used:\n%w", err)
@@ -56,8 +60,13 @@ func runningHooks(o *overrides) ([]hook, error) {
 // hookOf is what a provider was given for an endpoint, and how to reach it here.
 func hookOf(e receiver.Endpoint, address string) hook {
 	h := hook{provider: e.Provider, endpoint: e.Name, registered: e.URL}
+	isSample := func(k receiver.Key) bool { return k.Sample }
 	if len(e.Tokens) > 0 {
-		h.token = string(e.Tokens[0].Value)
+		token := e.Tokens[0]
+		if i := slices.IndexFunc(e.Tokens, isSample); i >= 0 && !signs(e.Provider) {
+			token, h.sample = e.Tokens[i], true
+		}
+		h.token = string(token.Value)
 		if !e.URLIsComplete {
 			h.registered += "/" + h.token
 		}
@@ -70,9 +79,8 @@ func hookOf(e receiver.Endpoint, address string) hook {
 		return h
 	}
 	// A sample key goes first: what it signs is marked as a test.
-	isSample := func(k receiver.Key) bool { return k.Sample }
 	if i := slices.IndexFunc(e.Keys, isSample); i >= 0 {
-		h.key, h.sampleKey = e.Keys[i].Value, true
+		h.key, h.sample = e.Keys[i].Value, true
 	} else if len(e.Keys) > 0 {
 		h.key = e.Keys[0].Value
 	}

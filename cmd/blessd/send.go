@@ -232,9 +232,25 @@ type hook struct {
 	token              string          // the part of post that no output shows
 	key                receiver.Secret // empty where nothing is signed
 	header             http.Header     // what is sent along, or nil
-	sampleKey          bool            // the events will be marked as a test
+	sample             bool            // key or, where nothing is signed, token is blessd's own: the events are marked as a test
 	reported           bool            // a wrong signature is only reported
 	awaiting           bool            // no key of the provider's own is there yet
+}
+
+// unmarked says why the events that this makes are not marked as a test, or "" when
+// they are, or when what is sent is to be refused.
+func (h hook) unmarked(bad bool) string {
+	switch {
+	case bad && h.reported:
+		return "a wrong signature is only reported and the token or password is real"
+	case bad, h.sample:
+		return ""
+	case h.key != "":
+		return "signed with its real key"
+	case h.token != "":
+		return "sent with its real token"
+	}
+	return "it has no sample token"
 }
 
 // spoil returns h with a wrong key or, where nothing is signed, a wrong token.
@@ -472,8 +488,8 @@ func (o sendOptions) parcels(talk io.Writer) ([]parcel, error) {
 	}
 	all := make([]parcel, len(hooks))
 	for i, h := range hooks {
-		if h.key != "" && !h.sampleKey && !o.bad && o.url == "" {
-			fmt.Fprintf(talk, "endpoint %s: signed with its real key, so the events are not marked as a test\n", h.endpoint)
+		if why := h.unmarked(o.bad); why != "" && o.url == "" {
+			fmt.Fprintf(talk, "endpoint %s: %s, so the events are not marked as a test\n", h.endpoint, why)
 		}
 		chosen, err := chooseSamples(h.provider, o.events)
 		if err != nil {

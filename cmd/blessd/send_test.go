@@ -257,6 +257,28 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+func TestUnmarked(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		h    hook
+		bad  bool
+		want string // a part, or nothing
+	}{
+		{"sample key", hook{key: "k", sample: true}, false, ""},
+		{"real key", hook{key: "k"}, false, "real key"},
+		{"real key, forged", hook{key: "k"}, true, ""},
+		{"forged and reported", hook{key: "k", token: "t", sample: true, reported: true}, true, "only reported"},
+		{"sample token", hook{token: "t", sample: true}, false, ""},
+		{"real token", hook{token: "t"}, false, "real token"},
+		{"wrong token", hook{token: "t"}, true, ""},
+		{"open", hook{}, false, "no sample token"},
+	} {
+		if got := c.h.unmarked(c.bad); !strings.Contains(got, c.want) || (got == "") != (c.want == "") {
+			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
 func TestURLHook(t *testing.T) {
 	key := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(key, []byte("secret\n"), 0o600); err != nil {
