@@ -530,10 +530,19 @@ func TestManage(t *testing.T) {
 func TestDialRefuses(t *testing.T) {
 	t.Parallel()
 	missing := filepath.Join(t.TempDir(), "missing")
+	garbage := filepath.Join(t.TempDir(), "garbage")
+	if err := os.WriteFile(garbage, []byte("s3cret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for what, o := range map[string]sink.ExternalOptions{
 		"nothing":         {},
 		"bad url":         {URL: "nats://user:s3cret@[::1"},
 		"bad second url":  {URL: "nats://127.0.0.1:1,nats://user:s3cret@ho st:1"},
+		"missing creds":   {URL: "nats://127.0.0.1:1", CredsFile: missing},
+		"garbage creds":   {URL: "nats://127.0.0.1:1", CredsFile: garbage},
+		"garbage nkey":    {URL: "nats://127.0.0.1:1", NKeyFile: garbage},
+		"garbage ca":      {URL: "nats://127.0.0.1:1", TLS: sink.TLSFiles{CAFile: garbage}},
+		"garbage cert":    {URL: "nats://127.0.0.1:1", TLS: sink.TLSFiles{CertFile: garbage, KeyFile: garbage}},
 		"missing nkey":    {URL: "nats://127.0.0.1:1", NKeyFile: missing},
 		"missing ca":      {URL: "nats://127.0.0.1:1", TLS: sink.TLSFiles{CAFile: missing}},
 		"missing cert":    {URL: "nats://127.0.0.1:1", TLS: sink.TLSFiles{CertFile: missing, KeyFile: missing}},
@@ -549,6 +558,10 @@ func TestDialRefuses(t *testing.T) {
 			t.Errorf("%s was accepted", what)
 		} else if strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: the error holds a password: %v", what, err)
+		}
+		// Whoever checks hears the same.
+		if checked := sink.CheckExternal(o); checked == nil || err == nil || checked.Error() != err.Error() {
+			t.Errorf("%s: Dial says %v, CheckExternal %v", what, err, checked)
 		}
 	}
 }

@@ -57,19 +57,8 @@ func Dial(o ExternalOptions) (*nats.Conn, error) {
 		nats.PingInterval(20 * time.Second),
 		nats.MaxPingsOutstanding(2),
 	}, logging(o.Log, o.OnClosed)...)
-	urls := o.URL
-	if o.Context != "" {
-		var err error
-		if urls, opts, err = fromContext(o, opts); err != nil {
-			return nil, fmt.Errorf("nats context %q: %w", o.Context, err)
-		}
-	} else {
-		var err error
-		if opts, err = credentials(o, opts); err != nil {
-			return nil, err
-		}
-	}
-	if err := checkURLs(urls); err != nil {
+	urls, opts, err := resolve(o, opts)
+	if err != nil {
 		return nil, err
 	}
 	nc, err := nats.Connect(urls, opts...)
@@ -77,6 +66,62 @@ func Dial(o ExternalOptions) (*nats.Conn, error) {
 		return nil, fmt.Errorf("connect to nats: %w", err)
 	}
 	return nc, nil
+}
+
+// CheckExternal says what Dial would refuse: wrong options, a context that does
+// not exist, files that cannot be read or are not what they should be. It connects
+// to nothing.
+func CheckExternal(o ExternalOptions) error {
+	_, _, err := resolve(o, nil)
+	return err
+}
+
+// resolve adds to opts what o says, and returns the addresses to connect to. All
+// that can be known without a server is checked.
+func resolve(o ExternalOptions, opts []nats.Option) (urls string, _ []nats.Option, err error) {
+	urls = o.URL
+	if o.Context != "" {
+		if urls, opts, err = fromContext(o, opts); err != nil {
+			return "", nil, fmt.Errorf("nats context %q: %w", o.Context, err)
+		}
+	} else if opts, err = credentials(o, opts); err != nil {
+		return "", nil, err
+	}
+	if err := checkURLs(urls); err != nil {
+		return "", nil, err
+	}
+	if err := tryOptions(opts); err != nil {
+		if o.Context != "" {
+			err = fmt.Errorf("nats context %q: %w", o.Context, err)
+		}
+		return "", nil, err
+	}
+	return urls, opts, nil
+}
+
+// tryOptions reads the files that the options name. nats.go reads credentials no
+// earlier than a server asks for them, and then goes on asking.
+func tryOptions(opts []nats.Option) error {
+	o := nats.GetDefaultOptions()
+	for _, opt := range opts {
+		if opt == nil {
+			continue
+		}
+		if err := opt(&o); err != nil {
+			return err
+		}
+	}
+	if o.UserJWT != nil {
+		if _, err := o.UserJWT(); err != nil {
+			return fmt.Errorf("credentials: %w", err)
+		}
+	}
+	if o.SignatureCB != nil {
+		if _, err := o.SignatureCB([]byte("nonce")); err != nil {
+			return fmt.Errorf("credentials: %w", err)
+		}
+	}
+	return nil
 }
 
 // credentials adds o's credentials and TLS files to opts.

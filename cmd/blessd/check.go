@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/blessd/blessd/receiver"
+	"github.com/blessd/blessd/sink"
 )
 
 func newCheckCommand() *cobra.Command {
@@ -122,7 +123,7 @@ func (o *overrides) check(env func(string) (string, bool)) report {
 		add(err)
 		found = append(found, c.warnings...)
 		found = append(found, c.keyWarnings...)
-		found = append(found, c.otherFiles()...)
+		found = append(found, c.otherFiles(found)...)
 		if c.DataDir != "" {
 			found = append(found, c.diskProblems(freeBytes)...)
 			found = append(found, c.dataDirProblems()...)
@@ -141,22 +142,56 @@ func (o *overrides) check(env func(string) (string, bool)) report {
 // message may quote the file, which may hold passwords.
 var lineNumber = regexp.MustCompile(`(?:line |:)(\d+)`)
 
-// otherFiles checks the files that other programs' formats are in.
-func (c *Config) otherFiles() (found problems) {
+// otherFiles checks the files that other programs' formats are in, but for those
+// that are known to be wrong.
+func (c *Config) otherFiles(known problems) (found problems) {
 	at := func(err error) string {
 		if m := lineNumber.FindStringSubmatch(err.Error()); m != nil {
 			return ", about line " + m[1]
 		}
 		return ""
 	}
-	if file := c.Admin.WebConfigFile; file != "" {
+	if file := c.Admin.WebConfigFile; file != "" && !known.about("admin.web_config_file") {
 		if err := web.Validate(file); err != nil {
 			found = append(found, c.source.problem("admin.web_config_file", "file "+showPath(file)+" is no web configuration of exporter-toolkit"+at(err), "see its web-configuration.md; passwords are bcrypt hashes, certificates must exist"))
 		}
 	}
-	if file := c.NATS.Embedded.ConfigFile; file != "" && !c.externalNATS() {
+	if file := c.NATS.Embedded.ConfigFile; file != "" && !c.externalNATS() && !known.about("nats.embedded.config_file") {
 		if _, err := server.ProcessConfigFile(file); err != nil {
 			found = append(found, c.source.problem("nats.embedded.config_file", "file "+showPath(file)+" is no configuration of nats-server"+at(err), "nats-server -t -c FILE says more"))
+		}
+	}
+	if c.externalNATS() {
+		found = append(found, c.clientFiles(known)...)
+	}
+	return found
+}
+
+// clientFiles tries what a connection to an external server needs, one setting
+// after the other, so that each is named that is wrong.
+func (c *Config) clientFiles(known problems) (found problems) {
+	const nowhere = "nats://127.0.0.1" // nothing connects
+	n := c.NATS
+	for _, s := range []struct {
+		path, file, mend string
+		o                sink.ExternalOptions
+	}{
+		{"nats.creds_file", n.CredsFile, "give the file that nsc or the operator made, with a JWT and a seed", sink.ExternalOptions{CredsFile: n.CredsFile}},
+		{"nats.nkey_file", n.NKeyFile, "give a file with a user's seed, which begins with SU", sink.ExternalOptions{NKeyFile: n.NKeyFile}},
+		{"nats.tls.ca_file", n.TLS.CAFile, "give certificates as PEM", sink.ExternalOptions{TLS: sink.TLSFiles{CAFile: n.TLS.CAFile}}},
+		{"nats.tls.cert_file", n.TLS.CertFile, "give a certificate and its key as PEM", sink.ExternalOptions{TLS: sink.TLSFiles{CertFile: n.TLS.CertFile, KeyFile: n.TLS.KeyFile}}},
+	} {
+		if s.file == "" || known.about(s.path) || s.path == "nats.tls.cert_file" && (n.TLS.KeyFile == "" || known.about("nats.tls.key_file")) {
+			continue
+		}
+		s.o.URL = nowhere
+		if err := sink.CheckExternal(s.o); err != nil {
+			found = append(found, c.source.problem(s.path, "file "+showPath(s.file)+" cannot be used: "+err.Error(), s.mend))
+		}
+	}
+	if n.Context != "" && !known.about("nats.context") {
+		if err := sink.CheckExternal(sink.ExternalOptions{Context: n.Context}); err != nil {
+			found = append(found, c.source.problem("nats.context", "context "+c.source.quote("nats.context", n.Context)+" cannot be used: "+errors.Unwrap(err).Error(), "see `nats context ls`; contexts belong to a user, who must be the one that runs blessd"))
 		}
 	}
 	return found

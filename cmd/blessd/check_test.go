@@ -160,6 +160,31 @@ endpoints: [{name: a, provider: enkod, auth: none}]
 	}
 }
 
+// What serve would refuse of an external server's files, check says too, once.
+func TestCheckClientFiles(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "garbage", "s3cr3t\n")
+	t.Setenv("XDG_CONFIG_HOME", dir)
+	for _, c := range []struct{ nats, want string }{
+		{"{url: 'nats://n1', creds_file: DIR/garbage}", "nats.creds_file: file DIR/garbage cannot be used"},
+		{"{url: 'nats://n1', nkey_file: DIR/garbage}", "nats.nkey_file: file DIR/garbage cannot be used"},
+		{"{url: 'nats://n1', tls: {ca_file: DIR/garbage}}", "nats.tls.ca_file: file DIR/garbage cannot be used"},
+		{"{url: 'nats://n1', tls: {cert_file: DIR/garbage, key_file: DIR/garbage}}", "nats.tls.cert_file: file DIR/garbage cannot be used"},
+		{"{url: 'nats://n1', tls: {cert_file: DIR/garbage, key_file: DIR/none}}", "nats.tls.key_file: file DIR/none: stat"},
+		{"{url: 'nats://n1', creds_file: DIR/none}", "nats.creds_file: file DIR/none: stat"},
+		{"{context: nope}", `nats.context: context "nope" cannot be used: there is none of that name`},
+	} {
+		file := write(t, dir, "blessd.yaml", strings.ReplaceAll("data_dir: DIR/data\njournal: {max_bytes: 1MiB}\nlimits: {max_body: 512KiB}\nendpoints: [{name: a, provider: enkod, auth: none}]\nnats: "+c.nats+"\n", "DIR", dir))
+		out, err := runCheck(t, "-c", file)
+		if want := file + ":5: " + strings.ReplaceAll(c.want, "DIR", dir); err == nil || !strings.Contains(out, want) || !strings.Contains(out, "\n1 problem, ") {
+			t.Errorf("%s: %v\nwant %s in:\n%s", c.nats, err, want, out)
+		}
+		if strings.Contains(out, "s3cr3t") {
+			t.Errorf("a secret is shown:\n%s", out)
+		}
+	}
+}
+
 // TestNoSecretIsShown puts a secret wherever a misguided hand could, and looks for
 // it in everything that is said.
 func TestNoSecretIsShown(t *testing.T) {

@@ -75,6 +75,12 @@ func (ps problems) heads() []string {
 	return heads
 }
 
+// about tells whether there is an error, not only a warning, about the setting at
+// path: what follows from that is not said as well.
+func (ps problems) about(path string) bool {
+	return slices.ContainsFunc(ps, func(p problem) bool { return p.Path == path && !p.Warning })
+}
+
 // split sorts by place, drops what was said twice and takes the warnings apart.
 // The error is nil when there are warnings only.
 func (ps problems) split() (warnings problems, err error) {

@@ -68,7 +68,7 @@ func (m *reloadMetrics) collectors() []prometheus.Collector {
 func (m *reloadMetrics) setKeys(before, now []receiver.Endpoint) {
 	for _, e := range now {
 		set := func(kind string, n int) { m.keys.WithLabelValues(e.Provider, e.Name, kind).Set(float64(n)) }
-		keys, tokens := samples(e.Keys), samples(e.Tokens)
+		keys, tokens := sampleKeys(e.Keys), sampleKeys(e.Tokens)
 		set("signature", len(e.Keys)-keys)
 		set("sample", keys+tokens)
 		set("parent", len(e.ParentKeys))
@@ -87,8 +87,8 @@ func (m *reloadMetrics) setKeys(before, now []receiver.Endpoint) {
 	}
 }
 
-// samples counts the keys that blessd made up.
-func samples(keys []receiver.Key) (n int) {
+// sampleKeys counts the keys that blessd made up.
+func sampleKeys(keys []receiver.Key) (n int) {
 	for _, k := range keys {
 		if k.Sample {
 			n++
