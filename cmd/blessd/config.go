@@ -63,6 +63,8 @@ type Config struct {
 	noFile bool
 	// computed has the sizes that were left out and that blessd chose itself.
 	computed map[string]Size
+	// chosen has those of them that no earlier start remembers.
+	chosen map[string]Size
 	// warnings were found while loading, keyWarnings while reading the key files.
 	warnings, keyWarnings problems
 	// source knows where each setting stands.
@@ -208,8 +210,8 @@ type StreamConfig struct {
 	// MaxAge is how long events stay, 0 for ever. Default 30d.
 	MaxAge Duration `yaml:"max_age"`
 	// MaxBytes is how much the stream holds. Default with the embedded server: the
-	// smaller of 10GiB and 40 % of the disk's free space at the first start, else
-	// 10GiB.
+	// smaller of 10GiB and 40 % of the disk's free space, less 256MiB, at the first
+	// start, else 10GiB.
 	MaxBytes Size `yaml:"max_bytes"`
 	// DuplicateWindow is how long the server remembers ids, at about 150 bytes each.
 	// It covers quick redeliveries; restarts are covered without it. Default 10m.
@@ -229,8 +231,8 @@ type QuarantineConfig struct {
 	// MaxAge is how long bodies stay, 0 for ever. Default 90d.
 	MaxAge Duration `yaml:"max_age"`
 	// MaxBytes is how much the stream holds. Default with the embedded server: the
-	// smaller of 1GiB and 10 % of the disk's free space at the first start, else
-	// 1GiB.
+	// smaller of 1GiB and 10 % of the disk's free space, less 256MiB, at the first
+	// start, else 1GiB.
 	MaxBytes Size `yaml:"max_bytes"`
 }
 
@@ -246,8 +248,8 @@ type LimitsConfig struct {
 // JournalConfig is the journal.
 type JournalConfig struct {
 	// MaxBytes is how much it may hold; when it is full providers are asked to come
-	// again. Default the smaller of 10GiB and 20 % of the disk's free space at the
-	// first start.
+	// again. Default the smaller of 10GiB and 20 % of the disk's free space, less
+	// 256MiB, at the first start.
 	MaxBytes Size `yaml:"max_bytes"`
 }
 

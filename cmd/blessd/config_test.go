@@ -541,14 +541,20 @@ func TestSizes(t *testing.T) {
 	if c.Journal.MaxBytes != 10*GiB || c.NATS.Stream.MaxBytes != 10*GiB || c.NATS.Quarantine.MaxBytes != GiB {
 		t.Errorf("on a large disk: got %v, %v, %v", c.Journal.MaxBytes, c.NATS.Stream.MaxBytes, c.NATS.Quarantine.MaxBytes)
 	}
-	c = start(5000 * MiB)
+	if len(c.chosen) != 3 {
+		t.Errorf("chosen: %v", c.chosen)
+	}
+	c = start(5000*MiB + spareBytes)
 	if c.Journal.MaxBytes != 1000*MiB || c.NATS.Stream.MaxBytes != 2000*MiB || c.NATS.Quarantine.MaxBytes != 500*MiB || len(c.computed) != 3 {
 		t.Errorf("on a small disk: got %v, %v, %v", c.Journal.MaxBytes, c.NATS.Stream.MaxBytes, c.NATS.Quarantine.MaxBytes)
 	}
 	if err := c.rememberSizes(); err != nil {
 		t.Fatal(err)
 	}
-	if c = start(10 * MiB); c.Journal.MaxBytes != 1000*MiB || c.NATS.Quarantine.MaxBytes != 500*MiB {
+	if c = start(10 * MiB); len(c.chosen) != 0 || len(c.computed) != 3 {
+		t.Errorf("after a restart: %v are new", c.chosen)
+	}
+	if c.Journal.MaxBytes != 1000*MiB || c.NATS.Quarantine.MaxBytes != 500*MiB {
 		t.Errorf("after a restart: got %v, %v", c.Journal.MaxBytes, c.NATS.Quarantine.MaxBytes)
 	}
 
@@ -565,7 +571,27 @@ func TestSizes(t *testing.T) {
 		// 1000 + 2000 + 500 MiB, 64 MiB unverified, and 256 MiB stay free.
 		if found := c.diskProblems(space(test.free)); (len(found) == 0) != test.fits {
 			t.Errorf("%v free: got %v", test.free, found)
+		} else if len(found) > 0 && (!found[0].Warning || found[0].Path != "data_dir") {
+			t.Errorf("%v free and nothing given: got %+v, want a warning about data_dir", test.free, found[0])
 		}
+	}
+	// What blessd chooses fits, unless the disk is all but full.
+	for _, free := range []Size{500 * MiB, 600 * MiB, GiB, 20 * GiB, 25 * GiB, TiB} {
+		empty := firstRunWith(t.TempDir())
+		if err := empty.chooseSizes(space(free)); err != nil {
+			t.Fatal(err)
+		}
+		if found := empty.diskProblems(space(free)); len(found) > 0 {
+			t.Errorf("%v free: chose what does not fit: %v", free, found)
+		}
+	}
+	// Sizes that were given and do not fit by themselves are wrong.
+	wrong := load(t, "data_dir: "+dir+"\njournal: {max_bytes: 3GiB}\nendpoints: [{name: a, provider: enkod, auth: none}]\n", envOf())
+	if found := wrong.diskProblems(space(2 * GiB)); len(found) != 1 || found[0].Warning || found[0].Path != "journal.max_bytes" || found[0].Line != 2 {
+		t.Errorf("a journal of 3GiB on 2GiB: got %+v", found)
+	}
+	if found := wrong.diskProblems(space(4 * GiB)); len(found) != 1 || !found[0].Warning || found[0].Line != 1 {
+		t.Errorf("a journal of 3GiB on 4GiB, and streams: got %+v", found)
 	}
 	c.NATS.Stream.MaxBytes, c.Journal.MaxBytes = 1<<62, 1<<62
 	if found := c.diskProblems(space(1 << 50)); len(found) == 0 {

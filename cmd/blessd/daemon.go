@@ -168,7 +168,7 @@ func (d *daemon) openDataDir(context.Context) error {
 	if err := d.cfg.prepare(); err != nil {
 		return err
 	}
-	for name, size := range d.cfg.computed {
+	for name, size := range d.cfg.chosen {
 		d.log.Info("size chosen from the free disk space of the first start", zap.String("setting", name), zap.Stringer("size", size))
 	}
 	for _, p := range d.cfg.diskProblems(freeBytes) {

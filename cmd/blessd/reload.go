@@ -190,7 +190,7 @@ func (d *daemon) apply(next *Config) (reloaded, error) {
 	next.DataDir = d.cfg.DataDir // where the keys are that blessd keeps
 	seen := next.keyState()
 	endpoints, err := next.receiverEndpoints(d.hooks.Addr().String())
-	found := next.otherFiles()
+	found := next.otherFiles(nil)
 	if err != nil {
 		ps, is := errors.AsType[problems](err)
 		if !is {

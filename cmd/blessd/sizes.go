@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -19,7 +20,7 @@ const sizesFile = "sizes.json"
 type sizeRule struct {
 	path     string
 	most     Size
-	percent  Size // of the free space
+	percent  Size // of the free space, without what stays free
 	embedded bool // only when the embedded server keeps it; otherwise most holds
 	of       func(*Config) *Size
 }
@@ -37,7 +38,7 @@ func (c *Config) chooseSizes(free func(dir string) (Size, error)) error {
 	if err != nil {
 		return err
 	}
-	c.computed = make(map[string]Size)
+	c.computed, c.chosen = make(map[string]Size), make(map[string]Size)
 	for _, rule := range sizeRules {
 		size := rule.of(c)
 		if *size != 0 || c.source.has(rule.path) {
@@ -55,9 +56,10 @@ func (c *Config) chooseSizes(free func(dir string) (Size, error)) error {
 			if err != nil {
 				return fmt.Errorf("find out how much room the disk has: %w", err)
 			}
-			*size = min(rule.most, space/100*rule.percent/MiB*MiB)
+			*size = min(rule.most, max(space-spareBytes, 0)/100*rule.percent/MiB*MiB)
 			// On a full disk blessd says so; it does not run with no journal at all.
 			*size = max(*size, 16*MiB)
+			c.chosen[rule.path] = *size
 		}
 		c.computed[rule.path] = *size
 	}
@@ -142,9 +144,10 @@ func usedBytes(dir string) (used Size) {
 // spareBytes stays free: below it the journal takes nothing any more.
 const spareBytes = 256 * MiB
 
-// diskProblems tells whether everything that may be stored fits the disk. It is an
-// error in check and worth a warning from serve, which runs until the disk is full
-// and then answers 503.
+// diskProblems tells whether everything that may be stored fits the disk. Sizes
+// that were given and do not fit are an error in check. Serve warns of it, since it
+// runs until the disk is full and then answers 503; and so it is a warning when
+// blessd chose the sizes, because nobody wrote anything wrong.
 func (c *Config) diskProblems(free func(dir string) (Size, error)) problems {
 	space, err := free(c.DataDir)
 	if err != nil {
@@ -169,24 +172,36 @@ func (c *Config) diskProblems(free func(dir string) (Size, error)) problems {
 			{"nats.quarantine.max_bytes", c.NATS.Quarantine.MaxBytes},
 		}...)
 	}
-	room := space + usedBytes(c.DataDir) - spareBytes
-	var sum Size
+	room := max(space+usedBytes(c.DataDir)-spareBytes, 0)
+	var sum, given Size // that were given
 	largest := need[0]
-	for _, n := range need {
-		if sum += n.size; sum < 0 {
-			sum = 1<<63 - 1
-			largest = n
-			break
+	for i, n := range need {
+		sum = plus(sum, n.size)
+		if c.source.has(n.path) {
+			given = plus(given, n.size)
 		}
-		if n.size > largest.size {
+		if i > 0 && n.size > largest.size {
 			largest = n
 		}
 	}
 	if sum <= room {
 		return nil
 	}
-	return problems{c.source.problem(largest.path,
-		fmt.Sprintf("the sizes do not fit the disk: journal, streams and unverified deliveries may take %s, and %s has room for %s",
-			sum.approximate(), c.DataDir, max(room, 0).approximate()),
-		fmt.Sprintf("make them smaller, or give the data directory a larger disk (%s always stays free)", spareBytes))}
+	what := fmt.Sprintf("the sizes do not fit the disk: journal, streams and unverified deliveries may take %s, and %s has room for %s",
+		sum.approximate(), c.DataDir, room.approximate())
+	mend := fmt.Sprintf("make them smaller, or give the data directory a larger disk (%s always stays free)", spareBytes)
+	if given > room {
+		return problems{c.source.problem(largest.path, what, mend)}
+	}
+	p := c.source.problem("data_dir", what, mend)
+	p.Warning = true
+	return problems{p}
+}
+
+// plus adds sizes that are not negative, up to the largest there is.
+func plus(a, b Size) Size {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
 }
