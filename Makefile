@@ -12,6 +12,9 @@ RACE     := $(shell command -v $$($(GO) env CC) >/dev/null 2>&1 && echo -race)
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 TOOL     := $(GO) tool -modfile=internal/tools/go.mod
 
+BUILD    := $(PURE) $(GO) build -trimpath -ldflags '-s -w -X github.com/prometheus/common/version.Version=$(VERSION)' -o bin/blessd ./cmd/blessd
+PATIENCE := echo "building blessd; the first time takes a minute or two" >&2
+
 .DEFAULT_GOAL := help
 .PHONY: help demo run test lint fmt fuzz bench build generate
 
@@ -19,10 +22,14 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## every event kind of all five providers, through blessd, onto the terminal
-	@$(PURE) $(GO) run ./cmd/blessd demo
+	@$(PATIENCE)
+	@$(BUILD)
+	@bin/blessd demo
 
 run: ## serve, without a configuration unless ARGS="-c FILE" names one
-	@$(PURE) $(GO) run ./cmd/blessd serve $(ARGS)
+	@$(PATIENCE)
+	@$(BUILD)
+	@bin/blessd serve $(ARGS)
 
 test: ## vet, then all tests, with the race detector where there is a C compiler
 	@[ -n "$(RACE)" ] || echo "no C compiler: the tests run without the race detector"
@@ -49,7 +56,7 @@ bench: ## run the benchmarks that match BENCH (all)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 
 build: ## bin/blessd with its version in it
-	$(PURE) $(GO) build -trimpath -ldflags '-s -w -X github.com/prometheus/common/version.Version=$(VERSION)' -o bin/blessd ./cmd/blessd
+	$(BUILD)
 
 generate: ## write event/schema.json and docs/configuration.md again
 	$(GO) generate ./...
