@@ -96,7 +96,7 @@ func newAdmin(l net.Listener, webConfig string, reg *prometheus.Registry, ready 
 	loopback := isLoopback(l.Addr())
 	if loopback || authenticated {
 		mux.Handle("GET /-/status", ownHost(authenticated, l.Addr(), http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-			b, err := json.MarshalIndent(describe(q), "", "  ")
+			b, err := json.MarshalIndentWithOption(describe(q), "", "  ", json.DisableHTMLEscape())
 			if err != nil {
 				answer(w, http.StatusInternalServerError, "the status cannot be encoded")
 				return

@@ -151,11 +151,11 @@ func (d *daemon) fail(err error) {
 // openDataDir makes the data directory and keeps every other blessd out of it.
 func (d *daemon) openDataDir(context.Context) error {
 	if err := d.cfg.createDataDir(); err != nil {
-		return err
+		return dataDirAdvice(err)
 	}
 	lock, err := os.OpenFile(filepath.Join(d.cfg.DataDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return fmt.Errorf("lock the data directory: %w", err)
+		return dataDirAdvice(fmt.Errorf("lock the data directory: %w", err))
 	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = lock.Close() // nothing was written
@@ -180,21 +180,21 @@ func (d *daemon) openDataDir(context.Context) error {
 // listen takes the ports and reads the keys before anything is started: most
 // mistakes show here. Connections wait in the kernel until the servers run.
 func (d *daemon) listen(context.Context) error {
-	take := func(what, socket, address string) (l net.Listener, err error) {
+	take := func(what, flag, socket, address string) (l net.Listener, err error) {
 		if l = d.sockets[socket]; l != nil {
 			d.log.Info("socket from systemd is used in place of a setting", zap.String("socket", socket),
 				zap.Stringer("address", l.Addr()), zap.String("setting", what), zap.String("unused", address))
 		} else if l, err = net.Listen("tcp", address); err != nil {
-			return nil, fmt.Errorf("%s: %w", what, err)
+			return nil, portAdvice(fmt.Errorf("%s: %w", what, err), flag, what)
 		}
 		d.onStop(what, func(context.Context) error { return closed(l.Close()) })
 		return l, nil
 	}
 	var err error
-	if d.hooks, err = take("listen", hooksSocket, d.cfg.Listen); err != nil {
+	if d.hooks, err = take("listen", "listen", hooksSocket, d.cfg.Listen); err != nil {
 		return err
 	}
-	if d.adminAddr, err = take("admin.listen", adminSocket, d.cfg.Admin.Listen); err != nil {
+	if d.adminAddr, err = take("admin.listen", "admin-listen", adminSocket, d.cfg.Admin.Listen); err != nil {
 		return err
 	}
 	d.reloads.seen = d.cfg.keyState() // before they are read: a change from now on is noticed
@@ -282,7 +282,7 @@ func (d *daemon) openNATS(context.Context) error {
 			SyncAlways: d.cfg.acknowledgesStream(), Log: log,
 		})
 		if err != nil {
-			return err
+			return portAdvice(err, "nats-listen", "nats.embedded.listen")
 		}
 		d.embedded = e
 		d.onStop("embedded NATS", func(ctx context.Context) error { return e.Shutdown(ctx) })

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"text/tabwriter"
 )
 
 // greet tells a person what runs and what to do next. Without a configuration
@@ -16,26 +17,45 @@ func (d *daemon) greet(out io.Writer) error {
 		where = "embedded NATS " + d.embedded.Version()
 	}
 	fmt.Fprintf(&b, "blessd %s   %s, data in %s\n\n", currentVersion().Version, where, d.cfg.DataDir)
+	found := " --data-dir " + shellWord(d.cfg.DataDir)
 	if d.cfg.noFile {
 		d.greetFirst(&b)
 	} else {
-		for _, e := range d.inForce.Load().endpoints {
-			fmt.Fprintf(&b, "  %-12s %-10s %s\n", e.Name, e.Provider, maskedPath(e))
+		d.greetConfigured(&b)
+		found = " -c " + shellWord(d.cfg.source.file)
+		if d.cfg.source.given["data_dir"] != "" {
+			found += " --data-dir " + shellWord(d.cfg.DataDir)
 		}
 	}
-	data := ""
-	if d.cfg.noFile {
-		data = " --data-dir " + d.cfg.DataDir
+	fmt.Fprintf(&b, "\nwatch:   %s tail%s\n", self(), found)
+	if d.addresses.NATS != "" {
+		fmt.Fprintf(&b, "         nats sub -s %s '%s.events.>'\n", d.addresses.NATS, d.cfg.NATS.SubjectPrefix)
 	} else {
-		data = " -c FILE"
+		fmt.Fprintf(&b, "         nats sub --context %s '%s.events.>'\n", d.cfg.NATS.Context, d.cfg.NATS.SubjectPrefix)
 	}
-	fmt.Fprintf(&b, "\nwatch:   blessd tail%s\n         nats sub -s %s '%s.events.>'\n", data, d.addresses.NATS, d.cfg.NATS.SubjectPrefix)
 	if d.cfg.noFile {
-		fmt.Fprintf(&b, "try:     blessd send%s sendclean hard_bounce\n", data)
+		fmt.Fprintf(&b, "try:     %s send%s sendclean hard_bounce\n", self(), found)
 	}
 	fmt.Fprintf(&b, "status:  http://%s/-/status   /metrics   /-/ready\n", d.addresses.Admin)
 	_, err := io.WriteString(out, b.String())
 	return err
+}
+
+// greetConfigured is for a start with a configuration file. Whoever wrote it has
+// the tokens.
+func (d *daemon) greetConfigured(b *strings.Builder) {
+	b.WriteString("The URLs to register at the providers, and what proves that a request is theirs:\n")
+	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	for _, e := range d.inForce.Load().endpoints {
+		h := d.cfg.plannedHook(e)
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", h.Name, h.Provider, h.URL, h.Verified)
+	}
+	_ = t.Flush() // a strings.Builder takes everything
+	for _, h := range d.cfg.hooks(d.inForce.Load().endpoints) {
+		if h.Refused {
+			fmt.Fprintf(b, "%s awaits its key: deliveries are answered 503 until it is in key_files or in %s and blessd is restarted\n", h.Name, h.KeyFile)
+		}
+	}
 }
 
 // greetFirst is for a start without a configuration file.

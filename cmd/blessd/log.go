@@ -15,14 +15,8 @@ func newLogger(level, format string) (*zap.Logger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("log level %q is none of debug, info, warn, error", level)
 	}
-	if format == "auto" {
-		format = "json"
-		if isTerminal(os.Stderr) {
-			format = "console"
-		}
-	}
 	var c zap.Config
-	switch format {
+	switch logFormat(format) {
 	case "console":
 		c = zap.NewDevelopmentConfig()
 		c.Development = false
@@ -47,6 +41,17 @@ func newLogger(level, format string) (*zap.Logger, error) {
 		return nil, fmt.Errorf("make the logger: %w", err)
 	}
 	return log, nil
+}
+
+// logFormat says what auto means here.
+func logFormat(format string) string {
+	switch {
+	case format != "auto":
+		return format
+	case isTerminal(os.Stderr):
+		return "console"
+	}
+	return "json"
 }
 
 // isTerminal tells whether f is a character device that is not /dev/null.

@@ -39,14 +39,12 @@ are secrets.`,
 			if err != nil {
 				return fmt.Errorf("the configuration cannot be used:\n%w", err)
 			}
-			for _, w := range cfg.warnings {
-				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", w)
-			}
 			log, err := newLogger(cfg.Log.Level, cfg.Log.Format)
 			if err != nil {
 				return err
 			}
 			defer func() { _ = log.Sync() }() // stderr of a terminal cannot be synced
+			warn(cfg, log, cmd.ErrOrStderr())
 			if acceptReset && cfg.acknowledgesStream() {
 				log.Warn("nothing to accept: with acknowledge: stream nobody notes where the streams stand")
 			}
@@ -58,6 +56,18 @@ are secrets.`,
 	o.bind(cmd)
 	cmd.Flags().BoolVar(&acceptReset, "accept-stream-reset", false, "take back the alarm of a stream that went backwards, for this start only")
 	return cmd
+}
+
+// warn says what is doubtful in the configuration: to people with the line of the
+// file, and as part of the log where a program reads it.
+func warn(cfg *Config, log *zap.Logger, talk io.Writer) {
+	for _, w := range cfg.warnings {
+		if logFormat(cfg.Log.Format) == "json" {
+			log.Warn("configuration needs a look", zap.String("problem", w.head()), zap.String("mend", w.Mend))
+		} else {
+			fmt.Fprintln(talk, "warning:", w)
+		}
+	}
 }
 
 // run runs the daemon until ctx is done or it cannot go on.

@@ -119,7 +119,8 @@ func freeBytes(dir string) (Size, error) {
 		if err == nil {
 			return Size(s.Bavail) * Size(s.Bsize), nil
 		}
-		if !errors.Is(err, unix.ENOENT) || dir == filepath.Dir(dir) {
+		// What is wrong with the path shows when the directory is made.
+		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) || dir == filepath.Dir(dir) {
 			return 0, fmt.Errorf("statfs %s: %w", dir, err)
 		}
 		dir = filepath.Dir(dir)
