@@ -300,6 +300,6 @@ func (x *demonstration) sum(d *daemon, took time.Duration) error {
 	x.title("all arrived", fmt.Sprintf("in %.1f s", took.Seconds()))
 	x.say("  requests  %d sent, %d blessed, %d refused", x.sent+x.refused, x.blessed, x.refused)
 	x.say("  events    %d read from NATS: %s", total, strings.Join(by, ", "))
-	x.say("  next      `blessd serve` prints the URLs to give to your providers; `blessd tail` shows what comes")
+	x.say("  next      `%[1]s serve` prints the URLs to give to your providers; `%[1]s tail` shows what comes", self())
 	return nil
 }
