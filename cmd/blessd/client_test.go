@@ -166,8 +166,8 @@ func TestSendAndTail(t *testing.T) {
 		}
 	}
 	waitForEvents(t, d, uint64(1+total))
-	if got := run("send", "vision6", "list_created", "--count", "3", "--rate", "1000"); len(got) != 3 {
-		t.Errorf("3 requests made %d lines", len(got))
+	if got := run("send", "vision6", "list_created", "--count", "3", "--rate", "1000"); len(got) != 1 || !strings.HasPrefix(got[0], "sent 3, acknowledged 3, refused 0, in ") {
+		t.Errorf("3 requests made %q", got)
 	}
 	waitForEvents(t, d, uint64(total+4))
 
@@ -361,8 +361,8 @@ func TestTailFollows(t *testing.T) {
 	for _, l := range f.passed {
 		t.Errorf("shown before: %q", l)
 	}
-	if f.talk != "" {
-		t.Errorf("said: %q", f.talk)
+	if want := "watching mail.events.*.*.email.opened at " + d.Addresses().NATS + " (Ctrl-C ends)\n"; f.talk != want {
+		t.Errorf("said %q, want %q", f.talk, want)
 	}
 }
 
@@ -416,7 +416,7 @@ func TestTailSurvivesARestartOfNATS(t *testing.T) {
 	mustRun(t, "send", "enkod", "message_open", "--data-dir", dir)
 	f.await(t, "enkod", func() {})
 	f.stop(t)
-	if want := "blessd: the connection to NATS is lost, waiting for it\nblessd: connected to NATS again\n"; f.talk != want {
+	if want := "watching mail.events.> at " + d.Addresses().NATS + " (Ctrl-C ends)\nblessd: the connection to NATS is lost, waiting for it\nblessd: connected to NATS again\n"; f.talk != want {
 		t.Errorf("said %q, want %q", f.talk, want)
 	}
 }
@@ -545,6 +545,19 @@ func TestClientMistakes(t *testing.T) {
 		{"send sarv --data-dir " + dir, 1, "`blessd serve`"},
 		{"send enkod message_open --url http://127.0.0.1:1/hooks/x/0123456789abcdef", 1, "blessd serve"},
 		{"send sarv --no-such-flag", 2, "--no-such-flag"},
+		{"send sarv --no-such-flag", 2, "no flag --no-such-flag (see"},
+		{"send sarv --fersh", 2, "did you mean --fresh?"},
+		{"send sarv -x", 2, "no flag -x"},
+		{"send sarv --count many", 2, `--count "many" is no whole number`},
+		{"send sarv --rate fast", 2, `--rate "fast" is no number`},
+		{"send sarv --count", 2, "--count needs a value"},
+		{"send sarv --all=maybe", 2, `--all "maybe" is neither true nor false`},
+		{"send sarv -c x.yaml --url http://127.0.0.1:1/", 2, "--url and -c exclude each other"},
+		{"send sarv --endpoint x --url http://127.0.0.1:1/", 2, "--url and --endpoint exclude each other"},
+		{"tail --since 1h --last 5", 2, "--since and --last exclude each other"},
+		{"tail --server nats://127.0.0.1:1 -c x.yaml", 2, "--server and -c exclude each other"},
+		{"tial", 2, `no command "tial"; did you mean "tail"?`},
+		{"frobnicate", 2, `no command "frobnicate" (see`},
 		{"tail extra", 2, "extra"},
 		{"tail -o yaml", 2, "-o"},
 		{"tail --type nothing", 2, "event type"},
@@ -552,7 +565,7 @@ func TestClientMistakes(t *testing.T) {
 		{"tail --last 0", 2, "--last"},
 		{"tail --data-dir " + dir, 1, "`blessd serve`"},
 		{"tail --data-dir " + stopped, 1, "127.0.0.1:1"},
-		{"tail --server nats://127.0.0.1:1", 1, "127.0.0.1:1"},
+		{"tail --server nats://127.0.0.1:1", 1, "not blessd's own server"},
 		{"tail -c " + filepath.Join(dir, "none.yaml"), 1, "none.yaml"},
 		{"schema message", 2, "message"},
 		{"version -o yaml", 2, "-o"},
@@ -590,6 +603,9 @@ func TestVersionCommand(t *testing.T) {
 		}
 	}
 	text := strings.Join(mustRun(t, "version"), "")
+	if got := strings.Join(mustRun(t, "--version"), ""); got != text {
+		t.Errorf("--version prints %q, version %q", got, text)
+	}
 	for _, value := range v {
 		if !strings.Contains(text, value) {
 			t.Errorf("%q is not in %q", value, text)

@@ -60,14 +60,26 @@ canonical events to NATS JetStream.`,
   blessd tail                       # what came out`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Version:       currentVersion().String(),
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			c.SuggestionsMinimumDistance = 2
+			mistake := fmt.Sprintf("no command %q", args[0])
+			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+				mistake += fmt.Sprintf("; did you mean %q?", near[0])
+			}
+			return errors.New(mistake)
+		},
 		RunE: func(c *cobra.Command, _ []string) error {
 			return c.Help()
 		},
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return fmt.Errorf("%w: %w (see `%s --help`)", errUsage, err, c.CommandPath())
+		return fmt.Errorf("%w: %s (see `%s --help`)", errUsage, flagMistake(c, err), c.CommandPath())
 	})
+	root.SetVersionTemplate("{{.Version}}")
 	root.AddCommand(
 		newServeCommand(), newCheckCommand(), newSendCommand(), newTailCommand(),
 		newDemoCommand(), newSchemaCommand(), newVersionCommand(),

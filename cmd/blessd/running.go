@@ -109,13 +109,14 @@ type natsFlags struct {
 func dialEvents(f natsFlags) (*nats.Conn, string, error) {
 	o := sink.ExternalOptions{URL: f.server, Context: f.context}
 	stream := "MAIL_EVENTS"
-	if f.server == "" && f.context == "" {
+	foreign := f.server != "" || f.context != ""
+	if !foreign {
 		cfg, a, err := findRunning(&f.running)
 		if err != nil {
 			return nil, "", err
 		}
 		stream, o.URL = cfg.NATS.Stream.Name, a.NATS
-		if cfg.externalNATS() {
+		if foreign = cfg.externalNATS(); foreign {
 			n := cfg.NATS
 			o = sink.ExternalOptions{
 				URL: n.URL, Context: n.Context, CredsFile: n.CredsFile, NKeyFile: n.NKeyFile,
@@ -149,7 +150,11 @@ func dialEvents(f natsFlags) (*nats.Conn, string, error) {
 		if o.Context != "" {
 			where = "context " + o.Context
 		}
-		return nil, "", fmt.Errorf("NATS at %s: %w (is blessd running? `blessd serve` starts it)", where, err)
+		hint := "is blessd running? `blessd serve` starts it"
+		if foreign {
+			hint = "it is not blessd's own server: is it running, and are its address and your credentials right?"
+		}
+		return nil, "", fmt.Errorf("NATS at %s: %w (%s)", where, err, hint)
 	}
 	return nc, stream, nil
 }

@@ -396,6 +396,9 @@ in --key-file.
 Each request is a new event of now. With --fresh=false the sample goes out as it
 is stored, so that a second time it is a redelivery, which blessd suppresses.
 
+With --count above 1 there is a line for each request that was not answered as
+it should be, and one for all of them at the end.
+
 Exit status: 0 when every request was acknowledged as the provider expects (with
 --bad-signature: refused), 1 when one was not, 2 when the command line is wrong.`,
 		Example: `  blessd send sendclean hard_bounce
@@ -431,6 +434,11 @@ Exit status: 0 when every request was acknowledged as the provider expects (with
 			if len(args) > 0 {
 				o.provider, o.events = args[0], args[1:]
 			}
+			for _, other := range []string{"config", "data-dir", "endpoint", "public-url"} {
+				if err := exclusive(cmd, "url", other); err != nil {
+					return err
+				}
+			}
 			switch {
 			case o.format != "text" && o.format != "json":
 				return badFormat(o.format)
@@ -462,9 +470,6 @@ Exit status: 0 when every request was acknowledged as the provider expects (with
 	f.StringVar(&o.keyFile, "key-file", "", "`FILE` with the signature key, for --url")
 	f.BoolVar(&o.yes, "yes", false, "send to a URL that is not on this machine")
 	addFormatFlag(cmd, &o.format)
-	cmd.MarkFlagsMutuallyExclusive("url", "endpoint")
-	cmd.MarkFlagsMutuallyExclusive("url", "config")
-	cmd.MarkFlagsMutuallyExclusive("url", "data-dir")
 	return cmd
 }
 
@@ -621,8 +626,19 @@ func send(ctx context.Context, o sendOptions, out, talk io.Writer) error {
 	if o.rate > 0 {
 		wait.SetLimit(rate.Limit(o.rate))
 	}
+	all := tally{Refused: make(map[int]int), start: time.Now()}
+	err = o.sendAll(ctx, parcels, wait, &all, out)
+	if o.count > 1 && all.Sent > 0 {
+		err = errors.Join(err, o.summarize(out, &all))
+	}
+	if err == nil && all.Unexpected > 0 {
+		return fmt.Errorf("%d of %d requests were not answered as they should be", all.Unexpected, all.Sent)
+	}
+	return err
+}
+
+func (o sendOptions) sendAll(ctx context.Context, parcels []parcel, wait *rate.Limiter, all *tally, out io.Writer) (err error) {
 	c := client()
-	total, unexpected := 0, 0
 	for range o.count {
 		for _, p := range parcels {
 			h := p.hook
@@ -633,7 +649,7 @@ func send(ctx context.Context, o sendOptions, out, talk io.Writer) error {
 			}
 			for _, s := range p.samples {
 				if err := wait.Wait(ctx); err != nil {
-					return fmt.Errorf("interrupted after %d requests", total)
+					return all.interrupted()
 				}
 				signed, err := h.prepare(s, o.fresh)
 				if err != nil {
@@ -646,13 +662,16 @@ func send(ctx context.Context, o sendOptions, out, talk io.Writer) error {
 					continue
 				}
 				r, err := h.deliver(ctx, c, signed)
-				if err != nil {
+				switch {
+				case ctx.Err() != nil:
+					return all.interrupted()
+				case err != nil:
 					return fmt.Errorf("%w (is blessd running there? `blessd serve` starts it)", err)
 				}
-				total++
 				expected, note := judge(h, o.bad, r)
-				if !expected {
-					unexpected++
+				all.add(r, r.blessed(h.provider), expected)
+				if expected && o.count > 1 {
+					continue // the summary has it
 				}
 				if err := o.report(out, h, s, r, expected, note, p.widest()); err != nil {
 					return err
@@ -660,8 +679,85 @@ func send(ctx context.Context, o sendOptions, out, talk io.Writer) error {
 			}
 		}
 	}
-	if unexpected > 0 {
-		return fmt.Errorf("%d of %d requests were not answered as they should be", unexpected, total)
+	return nil
+}
+
+// tally is what became of many requests: the last line of `send --count N`.
+type tally struct {
+	Sent         int         `json:"sent"`
+	Acknowledged int         `json:"acknowledged"`
+	Refused      map[int]int `json:"refused"` // by status: what was not acknowledged
+	Unexpected   int         `json:"unexpected"`
+	Seconds      float64     `json:"seconds"`
+	Rate         float64     `json:"per_second"`
+	P50          float64     `json:"p50_milliseconds"`
+	P99          float64     `json:"p99_milliseconds"`
+
+	start time.Time
+	took  []time.Duration
+}
+
+func (t *tally) add(r reply, blessed, expected bool) {
+	t.Sent++
+	t.took = append(t.took, r.took)
+	if blessed {
+		t.Acknowledged++
+	} else {
+		t.Refused[r.status]++
+	}
+	if !expected {
+		t.Unexpected++
+	}
+}
+
+func (t *tally) interrupted() error {
+	return fmt.Errorf("interrupted after %s", count(t.Sent, "request"))
+}
+
+// finish computes what is known at the end.
+func (t *tally) finish(now time.Time) {
+	t.Seconds = now.Sub(t.start).Seconds()
+	if t.Seconds > 0 {
+		t.Rate = float64(t.Sent) / t.Seconds
+	}
+	slices.Sort(t.took)
+	rank := func(percent int) float64 {
+		if len(t.took) == 0 {
+			return 0
+		}
+		return float64(t.took[(len(t.took)*percent+99)/100-1].Microseconds()) / 1000
+	}
+	t.P50, t.P99 = rank(50), rank(99)
+}
+
+// String is the summary for people.
+func (t *tally) String() string {
+	var refused []string
+	n := 0
+	for _, status := range slices.Sorted(maps.Keys(t.Refused)) {
+		n += t.Refused[status]
+		refused = append(refused, fmt.Sprintf("%d: %d", status, t.Refused[status]))
+	}
+	by := ""
+	if n > 0 {
+		by = " (" + strings.Join(refused, ", ") + ")"
+	}
+	return fmt.Sprintf("sent %d, acknowledged %d, refused %d%s, in %.1f s, %.0f/s, p50 %.1f ms, p99 %.1f ms",
+		t.Sent, t.Acknowledged, n, by, t.Seconds, t.Rate, t.P50, t.P99)
+}
+
+// summarize writes the last line.
+func (o sendOptions) summarize(out io.Writer, all *tally) error {
+	all.finish(time.Now())
+	line := []byte(all.String())
+	if o.format == "json" {
+		var err error
+		if line, err = json.Marshal(all); err != nil {
+			return fmt.Errorf("encode the summary: %w", err)
+		}
+	}
+	if _, err := out.Write(append(line, '\n')); err != nil {
+		return fmt.Errorf("write: %w", err)
 	}
 	return nil
 }

@@ -279,6 +279,71 @@ func TestUnmarked(t *testing.T) {
 	}
 }
 
+// Many requests are a line per failure and a summary.
+func TestSendMany(t *testing.T) {
+	const ack = "God bless you, Sarv"
+	server := func(handle func(n int, w http.ResponseWriter)) string {
+		n := 0
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { n++; handle(n, w) }))
+		t.Cleanup(s.Close)
+		return s.URL + "/hooks/acme/0123456789abcdefghijklmnop"
+	}
+	key := write(t, t.TempDir(), "key", "the key")
+	one := func(n int, w http.ResponseWriter) {
+		if n%5 == 0 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		_, _ = w.Write([]byte(ack))
+	}
+	var out bytes.Buffer
+	status, talk := blessd(t.Context(), &out, "send", "sarv", "open", "--count", "10", "--url", server(one), "--key-file", key)
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if status != 1 || len(lines) != 3 || !strings.Contains(talk, "2 of 10 requests") {
+		t.Fatalf("status %d, %s:\n%s", status, talk, out.String())
+	}
+	if !strings.Contains(lines[0], "  503 in ") || !strings.HasPrefix(lines[2], "sent 10, acknowledged 8, refused 2 (503: 2), in ") || !strings.Contains(lines[2], "/s, p50 ") {
+		t.Errorf("got %q", lines)
+	}
+
+	out.Reset()
+	if status, talk = blessd(t.Context(), &out, "send", "sarv", "open", "--count", "10", "-o", "json", "--url", server(one), "--key-file", key); status != 1 {
+		t.Errorf("status %d: %s", status, talk)
+	}
+	lines = strings.Split(strings.TrimSpace(out.String()), "\n")
+	var all tally
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &all); err != nil || len(lines) != 3 || all.Sent != 10 || all.Acknowledged != 8 || all.Refused[503] != 2 {
+		t.Errorf("%v: %s", err, out.String())
+	}
+
+	// A signal ends it with what is known, and with no advice.
+	ctx, interrupt := context.WithCancel(t.Context())
+	out.Reset()
+	status, talk = blessd(ctx, &out, "send", "sarv", "open", "--count", "10", "--key-file", key, "--url", server(func(n int, w http.ResponseWriter) {
+		if n == 3 {
+			interrupt()
+			<-ctx.Done()
+		}
+		_, _ = w.Write([]byte(ack))
+	}))
+	if status != 1 || !strings.Contains(talk, "interrupted after ") || strings.Contains(talk, "is blessd running") || !strings.HasPrefix(out.String(), "sent ") {
+		t.Errorf("status %d, %s: %s", status, talk, out.String())
+	}
+}
+
+func TestTally(t *testing.T) {
+	start := time.Now()
+	all := tally{Refused: make(map[int]int), start: start}
+	for i := range 100 {
+		all.add(reply{status: 200, took: time.Duration(100-i) * time.Millisecond}, true, true)
+	}
+	all.add(reply{status: 401, took: time.Second}, false, false)
+	all.add(reply{status: 200, took: time.Second}, false, false)
+	all.finish(start.Add(2 * time.Second))
+	if got, want := all.String(), "sent 102, acknowledged 100, refused 2 (200: 1, 401: 1), in 2.0 s, 51/s, p50 51.0 ms, p99 1000.0 ms"; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
 func TestURLHook(t *testing.T) {
 	key := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(key, []byte("secret\n"), 0o600); err != nil {

@@ -105,6 +105,16 @@ type tailer struct {
 	skip     uint64 // stored events before those that were asked for
 	left     uint64 // events to go, when it does not follow
 	follow   bool
+	subjects []string // what it watches
+}
+
+// watching says what is shown, for people.
+func (t *tailer) watching() string {
+	const most = 3
+	if more := len(t.subjects) - most; more > 0 {
+		return strings.Join(t.subjects[:most], ", ") + fmt.Sprintf(" and %d more", more)
+	}
+	return strings.Join(t.subjects, ", ")
 }
 
 // openTail starts reading. It needs no more rights than the embedded server's
@@ -116,7 +126,8 @@ func openTail(ctx context.Context, js jetstream.JetStream, stream string, f tail
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	subjects := f.subjects(eventsPrefix(s.CachedInfo().Config.Subjects))
+	prefix := eventsPrefix(s.CachedInfo().Config.Subjects)
+	subjects := f.subjects(prefix)
 	c := jetstream.OrderedConsumerConfig{FilterSubjects: subjects, DeliverPolicy: jetstream.DeliverAllPolicy}
 	switch {
 	case r.last > 0:
@@ -134,7 +145,10 @@ func openTail(ctx context.Context, js jetstream.JetStream, stream string, f tail
 	if err != nil {
 		return nil, fmt.Errorf("read the stream %s: %w", stream, err)
 	}
-	t := &tailer{follow: r.follow, left: consumer.CachedInfo().NumPending}
+	t := &tailer{follow: r.follow, left: consumer.CachedInfo().NumPending, subjects: subjects}
+	if len(subjects) == 0 {
+		t.subjects = []string{prefix + ">"}
+	}
 	if last := uint64(r.last); last > 0 && t.left > last {
 		t.skip = t.left - last
 	}
@@ -310,6 +324,14 @@ Exit status: 0 at the end or when interrupted, 1 when the stream cannot be read,
   blessd tail --server nats://nats.example.net:4222 --creds consumer.creds`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, pair := range [][2]string{
+				{"since", "last"}, {"server", "context"}, {"server", "config"}, {"server", "data-dir"},
+				{"context", "config"}, {"context", "data-dir"}, {"creds", "nkey"},
+			} {
+				if err := exclusive(cmd, pair[0], pair[1]); err != nil {
+					return err
+				}
+			}
 			if format != "text" && format != "json" {
 				return badFormat(format)
 			}
@@ -343,9 +365,6 @@ Exit status: 0 at the end or when interrupted, 1 when the stream cannot be read,
 	fs.StringVar(&n.credsFile, "creds", "", "credentials `file` for NATS")
 	fs.StringVar(&n.nkeyFile, "nkey", "", "nkey seed `file` for NATS")
 	fs.StringVar(&n.stream, "stream", "", "name of the events stream (default MAIL_EVENTS, or the configuration's)")
-	cmd.MarkFlagsMutuallyExclusive("since", "last")
-	cmd.MarkFlagsMutuallyExclusive("server", "context", "config")
-	cmd.MarkFlagsMutuallyExclusive("server", "context", "data-dir")
 	return cmd
 }
 
@@ -370,6 +389,9 @@ func tail(ctx context.Context, n natsFlags, f tailFilter, r tailRange, format st
 		return err
 	}
 	defer t.stop()
+	if r.follow {
+		fmt.Fprintf(talk, "watching %s at %s (Ctrl-C ends)\n", t.watching(), nc.ConnectedUrlRedacted())
+	}
 	coloured := colours(out)
 	for {
 		m, err := t.next(ctx)

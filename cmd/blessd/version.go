@@ -51,6 +51,12 @@ func currentVersion() versionInfo {
 	return v
 }
 
+// String is what people read.
+func (v versionInfo) String() string {
+	return fmt.Sprintf("blessd %s\n  commit       %s\n  go           %s\n  nats-server  %s\n  platform     %s\n",
+		v.Version, v.Commit, v.GoVersion, v.NATSServer, v.Platform)
+}
+
 func newVersionCommand() *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
@@ -70,8 +76,7 @@ func newVersionCommand() *cobra.Command {
 				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", b)
 				return err
 			case "text":
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "blessd %s\n  commit       %s\n  go           %s\n  nats-server  %s\n  platform     %s\n",
-					v.Version, v.Commit, v.GoVersion, v.NATSServer, v.Platform)
+				_, err := fmt.Fprint(cmd.OutOrStdout(), v)
 				return err
 			}
 			return badFormat(format)
