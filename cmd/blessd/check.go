@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/prometheus/exporter-toolkit/web"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/blessd/blessd/receiver"
 	"github.com/blessd/blessd/sink"
@@ -125,8 +126,11 @@ func (o *overrides) check(env func(string) (string, bool)) report {
 		found = append(found, c.keyWarnings...)
 		found = append(found, c.otherFiles(found)...)
 		if c.DataDir != "" {
-			found = append(found, c.diskProblems(freeBytes)...)
-			found = append(found, c.dataDirProblems()...)
+			dir := c.dataDirProblems()
+			found = append(found, dir...)
+			if !dir.about("data_dir") {
+				found = append(found, c.diskProblems(freeBytes)...)
+			}
 		}
 		if !slices.ContainsFunc(found, func(p problem) bool { return !p.Warning }) {
 			r.Plan = c.plan(endpoints)
@@ -197,14 +201,20 @@ func (c *Config) clientFiles(known problems) (found problems) {
 	return found
 }
 
+// dataDirIsNone tells whether a file is where the data directory is to be.
+func (c *Config) dataDirIsNone() bool {
+	info, err := os.Stat(c.DataDir)
+	return errors.Is(err, unix.ENOTDIR) || err == nil && !info.IsDir()
+}
+
 // dataDirProblems looks at the data directory, when it is there already.
 func (c *Config) dataDirProblems() problems {
+	if c.dataDirIsNone() {
+		return problems{c.source.problem("data_dir", c.DataDir+" is not a directory, or lies in what is none", "name a directory; it is made when it is missing")}
+	}
 	info, err := os.Stat(c.DataDir)
 	if err != nil {
 		return nil // it will be made
-	}
-	if !info.IsDir() {
-		return problems{c.source.problem("data_dir", c.DataDir+" is not a directory", "name a directory; it is made when it is missing")}
 	}
 	if info.Mode().Perm()&0o077 == 0 {
 		return nil

@@ -130,6 +130,15 @@ func TestCheckWithoutFile(t *testing.T) {
 	}
 }
 
+// Sizes that were given and do not fit are the file's mistake.
+func TestCheckSizes(t *testing.T) {
+	dir := t.TempDir()
+	file := write(t, dir, "blessd.yaml", "data_dir: "+dir+"/data\nendpoints: [{name: a, provider: enkod, auth: none}]\nnats: {stream: {max_bytes: 1000TiB}}\n")
+	if out, err := runCheck(t, "-c", file); err == nil || !strings.Contains(out, ":3: nats.stream.max_bytes: the sizes do not fit the disk") {
+		t.Errorf("%v:\n%s", err, out)
+	}
+}
+
 func TestCheckOtherFiles(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "web.yml", "basic_auth_users:\n  admin: [s3cr3t]\n")
@@ -149,7 +158,6 @@ endpoints: [{name: a, provider: enkod, auth: none}]
 		":2: data_dir: " + dir + "/data is not a directory",
 		":3: admin.web_config_file: file " + dir + "/web.yml is no web configuration of exporter-toolkit, about line 2",
 		":4: nats.embedded.config_file: file " + dir + "/nats.conf is no configuration of nats-server",
-		":4: nats.stream.max_bytes: the sizes do not fit the disk",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is missing in:\n%s", want, out)
@@ -157,6 +165,45 @@ endpoints: [{name: a, provider: enkod, auth: none}]
 	}
 	if strings.Contains(out, "s3cr3t") {
 		t.Errorf("a secret is shown:\n%s", out)
+	}
+}
+
+// What follows from a mistake is not said beside it.
+func TestCheckSaysItOnce(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "file", "a key")
+	const open = "{name: o, provider: enkod, auth: none}"
+	for _, c := range []struct {
+		text     string
+		want     string // the one problem
+		warnings int
+	}{
+		{"endpoints: [{name: a, provider: mailgun, key_files: [DIR/file], signature: report}]", "signature: mailgun endpoints have no such setting", 0},
+		{"public_url: ${NOPE}\nendpoints: [{name: a, provider: sendclean, key_files: [DIR/file]}]", "public_url: the environment variable NOPE", 0},
+		{"endpoints: [{name: a, provider: mailgun, key_files: DIR/file}]", "key_files: is one value", 0},
+		{"endpoints: [{name: a, provider: enkod, token_files: DIR/file}]", "token_files: is one value", 0},
+		{"endpoints: [{name: a, provider: sarv, key_files: [DIR/file], signature: report, token_files: DIR/file}]", "token_files: is one value", 0},
+		{"endpoints: [{name: \"${NOPE}\", provider: mailgun}]", "name: the environment variable NOPE", 0},
+		{"endpoints: [{name: a, provider: mailgun, key_files: [DIR/file]}]\ndata_dir: DIR/file", "data_dir: DIR/file is not a directory", 0},
+		{"endpoints: [{name: a, provider: mailgun, key_files: [DIR/file]}]\ndata_dir: DIR/file/data", "data_dir: DIR/file/data is not a directory", 0},
+		{"endpoints: [" + open + "]\nnats: {url: \"${NOPE}\", creds_file: DIR/file}", "nats.url: the environment variable NOPE", 1},
+		{"endpoints: [" + open + "]\nlimits: {max_body: x, max_in_flight_bytes: 4MiB}", "limits.max_body: \"x\" is no size", 1},
+		{"endpoints: [" + open + "]\nlisten: x:y:z\nadmin: {listen: 127.0.0.1:8081}", "listen: \"x:y:z\" is no address", 1},
+		{"endpoints: [" + open + "]\nlisten: ${NOPE}\nadmin: {listen: 127.0.0.1:8080}", "listen: the environment variable NOPE", 1},
+	} {
+		text := c.text
+		if !strings.Contains(text, "data_dir") {
+			text += "\ndata_dir: DIR/data"
+		}
+		file := write(t, dir, "blessd.yaml", strings.ReplaceAll(text, "DIR", dir)+"\n")
+		out, err := runCheck(t, "-c", file)
+		if want := strings.ReplaceAll(c.want, "DIR", dir); err == nil || !strings.Contains(out, want) || !strings.Contains(out, "\n1 problem, "+count(c.warnings, "warning")) {
+			t.Errorf("%s:\n%v\n%s", c.text, err, out)
+		}
+	}
+	out, err := runCheck(t, "--data-dir", filepath.Join(dir, "file"))
+	if err == nil || !strings.Contains(out, "\n1 problem, 0 warnings") {
+		t.Errorf("without a file, %v:\n%s", err, out)
 	}
 }
 

@@ -187,6 +187,9 @@ func (k *keyReader) list(path string, files []string, kind secretKind) (keys []r
 // managed returns the keys in <data_dir>/keys/<endpoint>/: those that were put
 // there beside key_files, and without a configuration file the generated ones.
 func (k *keyReader) managed(path string, e EndpointConfig, keys []receiver.Key) []receiver.Key {
+	if k.config.dataDirIsNone() {
+		return keys
+	}
 	dir := k.config.keyDir(e.Name)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -264,7 +267,8 @@ func (c *Config) receiverEndpoints(hooksAddr string) ([]receiver.Endpoint, error
 			r.MaxAge = time.Duration(e.MaxAge)
 		}
 		k.compare(path, r)
-		if !c.noFile && awaitsKey(r) && len(e.KeyFiles)+len(e.ParentKeyFiles) == 0 {
+		said := slices.ContainsFunc([]string{path + ".key_files", path + ".parent_key_files", path + ".token_files", path + ".basic_auth_file", path + ".name"}, c.source.isFailed)
+		if !c.noFile && awaitsKey(r) && len(e.KeyFiles)+len(e.ParentKeyFiles) == 0 && !said {
 			k.warn(path, e.Name+" has no key yet: "+e.Provider+" may register the URL, and deliveries are answered 503 until there is one",
 				"add key_files, or put the key into "+filepath.Join(c.keyDir(e.Name), providerKeyFile))
 		}
@@ -293,7 +297,7 @@ func isReported(r receiver.Endpoint) bool {
 // during check, it is not.
 func (k *keyReader) generated(file string) bool {
 	found, err := exists(file)
-	return found || err != nil
+	return (found || err != nil) && !k.config.dataDirIsNone()
 }
 
 // compare finds secrets that serve two purposes. A signature key that is part of

@@ -113,19 +113,25 @@ func (c *Config) validate() problems {
 }
 
 func (v *validator) fail(path, what, mend string) {
-	if v.source.isFailed(path) {
+	if v.source.isFailed(path) || v.found.about(path) {
 		return // it was said what is wrong with it
 	}
 	v.found = append(v.found, v.source.problem(path, what, mend))
 }
 
 func (v *validator) warn(path, what, mend string) {
-	if v.source.isFailed(path) {
+	if v.source.isFailed(path) || v.found.about(path) {
 		return
 	}
 	p := v.source.problem(path, what, mend)
 	p.Warning = true
 	v.found = append(v.found, p)
+}
+
+// unknown tells whether any of the settings could not be read: what is compared with
+// their defaults then is not said.
+func (v *validator) unknown(paths ...string) bool {
+	return slices.ContainsFunc(paths, v.source.isFailed)
 }
 
 // oneOf demands one of a few words.
@@ -162,7 +168,7 @@ func (v *validator) acknowledge() {
 func (v *validator) listeners() {
 	v.address("listen", v.Listen)
 	v.address("admin.listen", v.Admin.Listen)
-	if v.Listen == v.Admin.Listen && !strings.HasSuffix(v.Listen, ":0") {
+	if v.Listen == v.Admin.Listen && !strings.HasSuffix(v.Listen, ":0") && !v.unknown("listen") {
 		v.fail("admin.listen", "the same address as listen", "give the admin listener a port of its own: providers must not reach it")
 	}
 	if !loopbackOnly(v.Admin.Listen) && v.Admin.WebConfigFile == "" {
@@ -314,14 +320,14 @@ func (v *validator) endpoint(path string, e EndpointConfig) {
 	if e.Auth != "" {
 		v.oneOf(path+".auth", e.Auth, "none")
 	}
-	secured := len(e.TokenFiles) > 0 || e.BasicAuthFile != ""
+	secured := len(e.TokenFiles) > 0 || e.BasicAuthFile != "" || v.unknown(path+".token_files", path+".basic_auth_file")
 	switch {
 	case settings.signs:
 	case e.Auth == "none" && secured:
 		v.fail(path+".auth", "none contradicts token_files and basic_auth_file", "take one of them away")
 	case e.Auth == "none":
 		v.warn(path+".auth", "none: whoever knows the name of this endpoint can make up events", "give it token_files")
-	case !secured && !v.noFile:
+	case !secured && !v.noFile && !v.unknown(path+".auth"):
 		v.fail(path, e.Provider+" does not sign, and this endpoint has neither token_files nor basic_auth_file",
 			"make a token, (umask 077; openssl rand -hex 16 > FILE), and add token_files: [FILE]; to believe everybody write auth: none")
 	}
@@ -334,7 +340,7 @@ func (v *validator) endpoint(path string, e EndpointConfig) {
 	for i, variant := range e.SignatureVariants {
 		v.oneOf(fmt.Sprintf("%s.signature_variants[%d]", path, i), variant, receiver.Variants()...)
 	}
-	v.endpointURL(path, e)
+	v.endpointURL(path, e, secured)
 	if slices.Contains(settings.own, "max_age") {
 		switch {
 		case e.MaxAge <= 0:
@@ -360,13 +366,13 @@ func (v *validator) instead(key, provider string) string {
 }
 
 // endpointURL checks what a signature is computed over.
-func (v *validator) endpointURL(path string, e EndpointConfig) {
+func (v *validator) endpointURL(path string, e EndpointConfig, secured bool) {
 	if e.URL != "" {
 		v.url(path+".url", e.URL, true)
 		return
 	}
-	enforced := e.Signature == string(receiver.SignatureEnforce) || e.Signature == "" && len(e.TokenFiles) == 0 && e.BasicAuthFile == ""
-	if signsURL(e.Provider) && enforced && v.PublicURL == "" && !v.noFile {
+	enforced := e.Signature == string(receiver.SignatureEnforce) || e.Signature == "" && !secured
+	if signsURL(e.Provider) && enforced && v.PublicURL == "" && !v.noFile && !v.unknown("public_url", path+".url", path+".signature") {
 		v.warn(path, fmt.Sprintf("%s signs over the URL that was registered, and there is no public_url: it is taken to be %s", e.Provider, v.publicURL("")+receiver.Path(e.Name, "")),
 			"set public_url to what stands before /hooks at the provider, or every real delivery is refused")
 	}
@@ -442,7 +448,7 @@ func (v *validator) nats() {
 			{"tls.cert_file", n.TLS.CertFile},
 			{"tls.key_file", n.TLS.KeyFile},
 		} {
-			if s.value != "" {
+			if s.value != "" && !v.unknown("nats.url", "nats.context") {
 				v.fail("nats."+s.key, "is for a server with nats.url, and blessd runs its own", "add nats.url; TLS of the embedded server goes into nats.embedded.config_file")
 			}
 		}
@@ -526,13 +532,13 @@ func (v *validator) streams() {
 	switch {
 	case s.DuplicateWindow < minimumWindow:
 		v.fail("nats.stream.duplicate_window", fmt.Sprintf("%s is too short: the server wants %s at least", s.DuplicateWindow, minimumWindow), "leave it out for 10m")
-	case s.MaxAge > 0 && s.DuplicateWindow > s.MaxAge:
+	case s.MaxAge > 0 && s.DuplicateWindow > s.MaxAge && !v.unknown("nats.stream.max_age"):
 		v.fail("nats.stream.duplicate_window", fmt.Sprintf("%s is longer than max_age, %s, which the server does not take", s.DuplicateWindow, s.MaxAge), "make it shorter")
 	}
 	switch {
 	case s.Replicas < 1 || s.Replicas > maxReplicas:
 		v.fail("nats.stream.replicas", fmt.Sprintf("%d is not from 1 to %d", s.Replicas, maxReplicas), "write 1, or 3 or 5 on a cluster")
-	case s.Replicas > 1 && !v.externalNATS() && v.NATS.Embedded.ConfigFile == "":
+	case s.Replicas > 1 && !v.externalNATS() && v.NATS.Embedded.ConfigFile == "" && !v.unknown("nats.url", "nats.context", "nats.embedded.config_file"):
 		v.fail("nats.stream.replicas", fmt.Sprintf("%d replicas need a cluster, and the embedded server is alone", s.Replicas), "write 1, use nats.url, or set up a cluster in nats.embedded.config_file")
 	}
 	v.oneOf("nats.stream.when_full", s.WhenFull, "expire", "refuse")
@@ -552,11 +558,11 @@ func (v *validator) limits() {
 		v.fail("limits.max_body", "0 lets nothing in", "leave it out for 8MiB")
 	case l.MaxBody > maxBodyLimit:
 		v.fail("limits.max_body", fmt.Sprintf("%s is more than the %s that blessd can take", l.MaxBody, maxBodyLimit), "leave it out for 8MiB")
-	case l.MaxInFlightBytes < l.MaxBody:
+	case l.MaxInFlightBytes < l.MaxBody && !v.unknown("limits.max_body"):
 		v.fail("limits.max_in_flight_bytes", fmt.Sprintf("%s is less than limits.max_body, %s: the largest bodies would never get in", l.MaxInFlightBytes, l.MaxBody), "make it several times max_body")
 	}
 	v.notZero("journal.max_bytes", v.Journal.MaxBytes)
-	if v.source.has("journal.max_bytes") && v.Journal.MaxBytes > 0 && v.Journal.MaxBytes < 2*l.MaxBody {
+	if v.source.has("journal.max_bytes") && v.Journal.MaxBytes > 0 && v.Journal.MaxBytes < 2*l.MaxBody && !v.unknown("limits.max_body") && !v.found.about("limits.max_body") {
 		v.warn("journal.max_bytes", fmt.Sprintf("%s is less than two bodies of limits.max_body, %s", v.Journal.MaxBytes, l.MaxBody), "make it larger: it is what keeps requests while NATS is away")
 	}
 }
