@@ -557,6 +557,7 @@ func TestClientMistakes(t *testing.T) {
 		{"tail --since 1h --last 5", 2, "--since and --last exclude each other"},
 		{"tail --server nats://127.0.0.1:1 -c x.yaml", 2, "--server and -c exclude each other"},
 		{"tial", 2, `no command "tial"; did you mean "tail"?`},
+		{"serv", 2, `did you mean "serve"?`},
 		{"frobnicate", 2, `no command "frobnicate" (see`},
 		{"tail extra", 2, "extra"},
 		{"tail -o yaml", 2, "-o"},

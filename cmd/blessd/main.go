@@ -68,7 +68,11 @@ canonical events to NATS JetStream.`,
 			c.SuggestionsMinimumDistance = 2
 			mistake := fmt.Sprintf("no command %q", args[0])
 			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-				mistake += fmt.Sprintf("; did you mean %q?", near[0])
+				best := closest(args[0], near)
+				if best == "" {
+					best = near[0]
+				}
+				mistake += fmt.Sprintf("; did you mean %q?", best)
 			}
 			return errors.New(mistake)
 		},

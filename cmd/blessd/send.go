@@ -458,7 +458,7 @@ Exit status: 0 when every request was acknowledged as the provider expects (with
 	}
 	f := cmd.Flags()
 	addFindFlags(cmd, &o.running)
-	f.StringVar(&o.running.PublicURL, "public-url", "", "what serve was given as --public-url")
+	f.StringVar(&o.running.PublicURL, "public-url", "", "what to sign over (default: what serve was given)")
 	f.StringVar(&o.endpoint, "endpoint", "", "`NAME` of the endpoint (default: the provider's first)")
 	f.BoolVar(&o.all, "all", false, "every event kind; without PROVIDER, of every provider")
 	f.BoolVar(&o.bad, "bad-signature", false, "sign with a wrong key or, where nothing is signed, use a wrong token")

@@ -325,8 +325,13 @@ Exit status: 0 at the end or when interrupted, 1 when the stream cannot be read,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, pair := range [][2]string{
-				{"since", "last"}, {"server", "context"}, {"server", "config"}, {"server", "data-dir"},
-				{"context", "config"}, {"context", "data-dir"}, {"creds", "nkey"},
+				{"since", "last"},
+				{"server", "context"},
+				{"server", "config"},
+				{"server", "data-dir"},
+				{"context", "config"},
+				{"context", "data-dir"},
+				{"creds", "nkey"},
 			} {
 				if err := exclusive(cmd, pair[0], pair[1]); err != nil {
 					return err
