@@ -114,11 +114,15 @@ func (d *Direct) Status() Status {
 }
 
 // Run makes sure that the streams exist, now and whenever NATS turns out to have
-// none, until ctx is done. Put works without it as long as they do.
-func (d *Direct) Run(ctx context.Context) {
+// none, until ctx is done. Put works without it as long as they do. An error means
+// that the disk failed to sync them, and only a new start helps.
+func (d *Direct) Run(ctx context.Context) error {
 	wait := 50 * time.Millisecond
 	for {
 		err := d.ensure(ctx)
+		if errors.Is(err, sink.ErrSync) {
+			return err
+		}
 		var missing <-chan struct{}
 		pause := time.Second
 		if err == nil {
@@ -136,7 +140,7 @@ func (d *Direct) Run(ctx context.Context) {
 		select { // not more often than that
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return
+			return nil
 		}
 		if missing == nil {
 			continue
@@ -144,7 +148,7 @@ func (d *Direct) Run(ctx context.Context) {
 		select {
 		case <-missing:
 		case <-ctx.Done():
-			return
+			return nil
 		}
 	}
 }

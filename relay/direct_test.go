@@ -34,7 +34,12 @@ func (r *rig) direct(window int) (*Direct, *prometheus.Registry) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); d.Run(ctx) }()
+	go func() {
+		defer close(done)
+		if err := d.Run(ctx); err != nil {
+			r.t.Error(err)
+		}
+	}()
 	r.t.Cleanup(func() { cancel(); <-done })
 	r.wait("the streams", func() bool { return d.Ready() == nil })
 	return d, reg

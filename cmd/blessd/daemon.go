@@ -404,7 +404,9 @@ func (d *daemon) startRelay(context.Context) error {
 		direct.SetEndpoints(series)
 		go func() {
 			defer close(done)
-			direct.Run(running)
+			if err := direct.Run(running); err != nil {
+				d.fail(fmt.Errorf("relay: %w", err))
+			}
 		}()
 		d.onStop("relay", func(context.Context) error {
 			cancel()
