@@ -75,9 +75,18 @@ func (d *daemon) startWatchdog(ctx context.Context) error {
 		return fmt.Errorf("watchdog of the service manager: %w", err)
 	}
 	if timeout > 0 {
-		go watchdog(ctx, timeout/3, d.journal.Err, func() { d.notify(sd.SdNotifyWatchdog) })
+		go watchdog(ctx, timeout/3, d.broken, func() { d.notify(sd.SdNotifyWatchdog) })
 	}
 	return nil
+}
+
+// broken says why only a restart helps, or nil. Without a journal nothing of ours
+// can break for good.
+func (d *daemon) broken() error {
+	if d.journal == nil {
+		return nil
+	}
+	return d.journal.Err()
 }
 
 // watchdog calls alive at the beginning and after each interval, until ctx is done

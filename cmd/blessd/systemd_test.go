@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // TestWatchdog says that blessd is alive until it cannot do its work.
@@ -76,5 +78,13 @@ func TestSystemdUnits(t *testing.T) {
 	}
 	if err != nil {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
+	}
+}
+
+// TestWatchdogWithoutJournal has nothing that could break for good.
+func TestWatchdogWithoutJournal(t *testing.T) {
+	d := newDaemon(defaultConfig(), zap.NewNop())
+	if err := d.broken(); err != nil {
+		t.Errorf("got %v, want nil", err)
 	}
 }
