@@ -59,6 +59,7 @@ type Direct struct {
 	slots   chan struct{} // one for each message that awaits its PubAck
 	missing chan struct{} // capacity 1: NATS had no stream for a message
 	ready   atomic.Pointer[string]
+	late    atomic.Pointer[time.Time] // when a Put last ran out of time
 }
 
 // NewDirect returns a Direct that has talked to nobody yet.
@@ -97,8 +98,13 @@ func (d *Direct) Ready() error {
 	if why := *d.ready.Load(); why != "" {
 		return errors.New(why)
 	}
-	if p := d.sink.Publishing(); p.Failures > 0 && time.Since(p.Failed) < failureMemory {
+	p := d.sink.Publishing()
+	if p.Failures > 0 && time.Since(p.Failed) < failureMemory {
 		return fmt.Errorf("publishing to NATS fails: %s", p.Reason)
+	}
+	// A sender is refused before the sink gives its messages up.
+	if late := d.late.Load(); late != nil && late.After(p.Acknowledged) && time.Since(*late) < failureMemory {
+		return errors.New("NATS does not acknowledge in time")
 	}
 	return nil
 }
@@ -214,7 +220,7 @@ func (p *put) send(ctx context.Context, it *item) error {
 			}
 		case <-ctx.Done():
 			p.metrics.abandoned(it)
-			return p.late(ctx)
+			return p.tooLate(ctx)
 		}
 	}
 }
@@ -229,12 +235,14 @@ func (p *put) settle(ctx context.Context) error {
 	case err := <-it.future.Err():
 		return p.mend(ctx, err)
 	case <-ctx.Done():
-		return p.late(ctx)
+		return p.tooLate(ctx)
 	}
 }
 
-// late is the error of a time that has run out, with what it was spent on.
-func (p *put) late(ctx context.Context) error {
+// tooLate is the error of a time that has run out, with what it was spent on.
+func (p *put) tooLate(ctx context.Context) error {
+	now := time.Now()
+	p.Direct.late.Store(&now)
 	if p.cause != nil {
 		return fmt.Errorf("%w (%w)", ctx.Err(), p.cause)
 	}
@@ -288,7 +296,7 @@ func (p *put) retry(ctx context.Context) error {
 	select {
 	case <-time.After(p.wait):
 	case <-ctx.Done():
-		return p.late(ctx)
+		return p.tooLate(ctx)
 	}
 	p.wait = min(2*p.wait, lastBackoff)
 	p.pending.each(func(it *item) {
