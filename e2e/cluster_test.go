@@ -145,6 +145,21 @@ func TestCluster(t *testing.T) {
 	cancel()
 	wg1.Wait()
 	wg2.Wait()
+	// A consumer that is made before could be put on the server that is not back.
+	reading := context.Background()
+	wait(t, "the lost server to be back", func() bool {
+		s, err := js.Stream(reading, "MAIL_EVENTS")
+		if err != nil {
+			return false
+		}
+		current := 0
+		for _, peer := range s.CachedInfo().Cluster.Replicas {
+			if peer.Current && !peer.Offline {
+				current++
+			}
+		}
+		return current == 2
+	})
 	l.verdict(t, c.url)
 	if l.refused+l.unknown > 0 {
 		t.Errorf("%d requests refused and %d unanswered while the stream had no leader, want none", l.refused, l.unknown)

@@ -81,7 +81,13 @@ func TestStreamWithoutNATS(t *testing.T) {
 	}
 	for what, fault := range map[string]struct{ down, up func() }{
 		"stopped": {
-			func() { _ = server.cmd.Process.Signal(syscall.SIGSTOP) },
+			func() {
+				_ = server.cmd.Process.Signal(syscall.SIGSTOP)
+				wait(t, "the server to stand still", func() bool {
+					b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", server.cmd.Process.Pid))
+					return err == nil && strings.Contains(string(b), ") T ")
+				})
+			},
 			func() { _ = server.cmd.Process.Signal(syscall.SIGCONT) },
 		},
 		"killed": {
