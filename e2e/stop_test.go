@@ -180,19 +180,20 @@ func readAnswer(conn net.Conn) string {
 	return fmt.Sprintf("%d %s", a.StatusCode, b)
 }
 
-// TestStopUnderLoad stops blessd while 1,000 senders post as fast as they can, on
+// TestStopUnderLoad stops blessd while 250 senders post as fast as they can, on
 // connections that they keep open, as proxies do. A connection that cannot be made
 // is what a stopped program is; one that breaks under a request is not.
 func TestStopUnderLoad(t *testing.T) {
 	r := newRig(t, "  embedded: {listen: \"127.0.0.1:0\"}")
 	l := newLedger()
+	const senders = 250
 	for round := range 2 {
 		r.start()
 		target := *r.hooks.Load() + "/hooks/acme"
-		client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: inFlight}}
+		client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: senders}}
 		var wg sync.WaitGroup
 		var answered, refused atomic.Int64
-		for s := range inFlight {
+		for s := range senders {
 			wg.Go(func() {
 				for n := 0; ; n++ {
 					uid := fmt.Sprintf("u-%d-%d-%d", round, s, n)
@@ -218,7 +219,7 @@ func TestStopUnderLoad(t *testing.T) {
 				}
 			})
 		}
-		wait(t, "every sender's first answers", func() bool { return answered.Load() > 2*inFlight })
+		wait(t, "every sender's first answers", func() bool { return answered.Load() > 2*senders })
 		r.stop(func() {})
 		wg.Wait()
 		t.Logf("round %d: %d answered, then %d connections refused", round, answered.Load(), refused.Load())

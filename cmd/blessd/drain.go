@@ -20,7 +20,7 @@ const (
 	backlogTime = 500 * time.Millisecond
 	// lingerTime is how long open connections may bring another request: its answer
 	// closes them. A proxy may be writing one just now, and would see a reset.
-	lingerTime = 2 * time.Second
+	lingerTime = 3500 * time.Millisecond
 	// quietTime without any request, also before the stop, ends that earlier. It is
 	// longer than a busy machine keeps a sender waiting for its turn.
 	quietTime = time.Second
