@@ -167,7 +167,7 @@ func (c *Config) secretFiles() (files []string) {
 			files = append(files, m.APIKeyFile, m.OwnerIDFile, m.TokenFile)
 		}
 		if c.noFile {
-			files = append(files, filepath.Join(c.keyDir(e.Name), tokenFile))
+			files = append(files, filepath.Join(c.keyDir(e.Name), tokenFile), filepath.Join(c.keyDir(e.Name), sampleTokenFile))
 		}
 	}
 	return slices.DeleteFunc(files, func(f string) bool { return f == "" })
