@@ -93,6 +93,10 @@ type verdict struct {
 	verified delivery.Verification
 	reason   reason
 	hint     string
+	// gate is what the token and the password proved, also when the rest failed.
+	gate delivery.Verification
+	// report is what a signature that is not enforced was, for the metric.
+	report string
 	// settle is called with whether the delivery was stored, if not nil.
 	settle func(stored bool)
 }

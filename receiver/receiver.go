@@ -44,15 +44,17 @@ var ErrFull = errors.New("no room for another delivery")
 
 // Receiver is the handler of the public listener.
 type Receiver struct {
-	store    Store
-	limits   Limits
-	log      *zap.Logger
-	errorLog *log.Logger
-	metrics  *metrics
-	budget   budget
-	seen     *tokenTable
-	routes   atomic.Pointer[routes]
-	draining atomic.Bool
+	store Store
+	// unverified takes what is refused, if not nil.
+	unverified Unverified
+	limits     Limits
+	log        *zap.Logger
+	errorLog   *log.Logger
+	metrics    *metrics
+	budget     budget
+	seen       *tokenTable
+	routes     atomic.Pointer[routes]
+	draining   atomic.Bool
 	// digestKey keys the digests of tokens and passwords, so that what a
 	// comparison takes says nothing about them.
 	digestKey [sha256.Size]byte
@@ -178,11 +180,8 @@ func (r *Receiver) receive(x *exchange) outcome {
 	if v.reason != "" {
 		return r.refuse(d, v)
 	}
-	d.Verified, x.verified = v.verified, v.verified
-	err := r.put(x.q.Context(), d)
-	if v.settle != nil {
-		v.settle(err == nil)
-	}
+	x.verified = v.verified
+	err := r.accept(x.q.Context(), x.endpoint, d, v)
 	switch {
 	case err == nil:
 		return blessed
@@ -191,6 +190,19 @@ func (r *Receiver) receive(x *exchange) outcome {
 	default:
 		return outcome{reason: storeFailed, err: err}
 	}
+}
+
+// accept stores what v proves, and settles what hangs on that.
+func (r *Receiver) accept(ctx context.Context, e *endpoint, d *delivery.Delivery, v verdict) error {
+	if v.report != "" {
+		e.reportSignature(v.report)
+	}
+	d.Verified = v.verified
+	err := r.put(ctx, d)
+	if v.settle != nil {
+		v.settle(err == nil)
+	}
+	return err
 }
 
 // put hands d to the store. A sender that hangs up in the meantime does not stop
@@ -202,9 +214,13 @@ func (r *Receiver) put(ctx context.Context, d *delivery.Delivery) error {
 }
 
 // refuse is where every delivery passes that arrived whole but could not be
-// proven: by a key that is missing or was rotated, perhaps. d is complete but for
-// its verification.
+// proven: by a key that is missing or was rotated, perhaps. What another key could
+// prove is kept for it, with what the token and the password proved.
 func (r *Receiver) refuse(d *delivery.Delivery, v verdict) outcome {
+	d.Verified = v.gate
+	if r.unverified != nil && v.reason.keeps() {
+		r.unverified.Keep(d, string(v.reason))
+	}
 	return outcome{reason: v.reason, hint: v.hint, unproven: d}
 }
 

@@ -111,8 +111,7 @@ func verifyTES(e *endpoint, p *post, gate delivery.Verification) verdict {
 	signature, why := tesSignature(p.header)
 	if why != "" {
 		if e.report {
-			e.reportSignature(why)
-			return verdict{verified: gate}
+			return verdict{verified: gate, report: why}
 		}
 		if why == reportMissing {
 			return verdict{reason: missingSignature}
@@ -122,16 +121,17 @@ func verifyTES(e *endpoint, p *post, gate delivery.Verification) verdict {
 	key, v := matchTES(e, p, signature)
 	switch {
 	case e.report && key == nil:
-		e.reportSignature(reportNone)
-		return verdict{verified: gate}
-	case e.report:
-		e.reportSignature(v.name)
+		return verdict{verified: gate, report: reportNone}
 	case key == nil:
 		return verdict{reason: badSignature}
-	case !e.accepts(v.name, p.form().isForm):
+	case !e.report && !e.accepts(v.name, p.form().isForm):
 		return verdict{reason: badSignature, hint: "a key made this signature by the variant " + v.name + ", which is not among the accepted ones"}
 	}
-	return verdict{verified: delivery.Verification{Method: delivery.BySignature, Key: key.Fingerprint(), Sample: key.Sample}}
+	proven := verdict{verified: delivery.Verification{Method: delivery.BySignature, Key: key.Fingerprint(), Sample: key.Sample}}
+	if e.report {
+		proven.report = v.name
+	}
+	return proven
 }
 
 // reportSignature counts and logs what a signature that is not enforced would have
