@@ -265,9 +265,6 @@ func (c *Config) plan(endpoints []receiver.Endpoint) *plan {
 			p.Unused = append(p.Unused, fmt.Sprintf("endpoints[%d].manage", i))
 		}
 	}
-	if c.source.has("unverified.max_bytes") {
-		p.Unused = append(p.Unused, "unverified.max_bytes")
-	}
 	return p
 }
 

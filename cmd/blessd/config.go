@@ -255,8 +255,8 @@ type JournalConfig struct {
 
 // UnverifiedConfig is the store of deliveries that no key verified.
 type UnverifiedConfig struct {
-	// MaxBytes is how much it may hold, 0 turns it off. Default 64MiB. Checked by
-	// this version, used by a later one.
+	// MaxBytes is how much they may take, each endpoint an equal share of it; 0
+	// keeps none. Default 64MiB.
 	MaxBytes Size `yaml:"max_bytes"`
 }
 

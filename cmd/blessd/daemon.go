@@ -67,6 +67,7 @@ type daemon struct {
 	watchdog  *sink.Watchdog // of the embedded server
 	relay     *relay.Relay   // nil with acknowledge: stream
 	direct    *relay.Direct  // nil with acknowledge: journal
+	redeemer  *redeemer      // nil when nothing unverified is kept
 	receiver  *receiver.Receiver
 	hooks     net.Listener
 	adminAddr net.Listener
@@ -102,7 +103,7 @@ func newDaemon(cfg *Config, log *zap.Logger) *daemon {
 func (d *daemon) Start(ctx context.Context) error {
 	d.started = time.Now()
 	for _, step := range []func(context.Context) error{
-		d.openDataDir, d.listen, d.openJournal, d.openNATS, d.openSink, d.startRelay, d.startReceiver,
+		d.openDataDir, d.listen, d.openJournal, d.openNATS, d.openSink, d.startRelay, d.openUnverified, d.startReceiver,
 		d.registerMetrics, d.announce, d.startWatching, d.startAdmin,
 	} {
 		if err := step(ctx); err != nil {
@@ -482,10 +483,14 @@ func (d *daemon) startReceiver(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.SetEndpoints(d.inForce.Load().endpoints); err != nil {
+	d.receiver = r
+	if d.redeemer != nil {
+		r.KeepUnverified(d.redeemer.store)
+		d.redeemer.start(r)
+	}
+	if err := d.setEndpoints(d.inForce.Load().endpoints); err != nil {
 		return err
 	}
-	d.receiver = r
 	d.public = &publicServer{
 		// Whoever can reach the listener can open connections. They must not use up the
 		// file descriptors that the journal and NATS need.

@@ -171,7 +171,7 @@ func (x *demonstration) forge() error {
 			return fmt.Errorf("%s with a %s: answered %d, want %d", c.provider, c.what, r.status, c.want)
 		}
 		x.refused++
-		x.say("  %-17s POST %-22s  %s  refused, not stored", c.what, h.path(), paint(fmt.Sprint(r.status), yellow, x.coloured))
+		x.say("  %-17s POST %-22s  %s  refused, not published", c.what, h.path(), paint(fmt.Sprint(r.status), yellow, x.coloured))
 	}
 	return nil
 }

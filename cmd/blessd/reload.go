@@ -201,7 +201,7 @@ func (d *daemon) apply(next *Config) (reloaded, error) {
 	if len(found) > 0 {
 		return r, found
 	}
-	if err := d.receiver.SetEndpoints(endpoints); err != nil {
+	if err := d.setEndpoints(endpoints); err != nil {
 		return r, err
 	}
 	d.setSeries(seriesOf(endpoints))

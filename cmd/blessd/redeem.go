@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/blessd/blessd/receiver"
+	"github.com/blessd/blessd/unverified"
+)
+
+var _ receiver.Unverified = (*unverified.Store)(nil)
+
+// redeemer puts refused deliveries through verification again when the keys may have
+// changed: what passes goes into the journal with the time at which it came.
+type redeemer struct {
+	store *unverified.Store
+	log   *zap.Logger
+	again chan struct{} // holds one request
+	stop  context.CancelFunc
+	runs  sync.WaitGroup
+}
+
+// openUnverified finds the deliveries that are kept. It comes before the receiver,
+// so that the receiver has stopped when it is closed.
+func (d *daemon) openUnverified(context.Context) error {
+	if d.cfg.Unverified.MaxBytes == 0 {
+		return nil
+	}
+	log := d.log.Named("unverified")
+	store, err := unverified.Open(unverified.Options{
+		Dir: filepath.Join(d.cfg.DataDir, "unverified"), MaxBytes: int64(d.cfg.Unverified.MaxBytes),
+		Final: []string{receiver.ForgerySuspected}, Log: log, Registerer: d.registry,
+	})
+	if err != nil {
+		return err
+	}
+	r := &redeemer{store: store, log: log, again: make(chan struct{}, 1), stop: func() {}}
+	d.redeemer = r
+	d.onStop("unverified deliveries", func(ctx context.Context) error {
+		r.stop()
+		r.runs.Wait() // for one delivery at most
+		return store.Close(ctx)
+	})
+	return nil
+}
+
+// setEndpoints puts endpoints into force and has what was refused before verified by
+// their keys, beside. On an error nothing has changed.
+func (d *daemon) setEndpoints(es []receiver.Endpoint) error {
+	if err := d.receiver.SetEndpoints(es); err != nil {
+		return err
+	}
+	if d.redeemer == nil {
+		return nil
+	}
+	var shelves []unverified.Endpoint
+	for _, e := range es {
+		shelves = append(shelves, unverified.Endpoint{Provider: e.Provider, Name: e.Name})
+	}
+	d.redeemer.store.SetEndpoints(shelves)
+	select {
+	case d.redeemer.again <- struct{}{}:
+	default: // it has been asked already and has not begun
+	}
+	return nil
+}
+
+// start redeems whenever it is asked to.
+func (r *redeemer) start(to *receiver.Receiver) {
+	ctx, cancel := context.WithCancel(context.Background())
+	r.stop = cancel
+	r.runs.Go(func() {
+		for {
+			select {
+			case <-r.again:
+			case <-ctx.Done():
+				return
+			}
+			start := time.Now()
+			sum, err := r.redeem(ctx, to, unverified.Filter{}, nil)
+			if err != nil && ctx.Err() == nil {
+				r.log.Error("unverified deliveries not redeemed: `blessd replay --unverified` tries again", zap.Error(err))
+			}
+			if sum.Redeemed > 0 {
+				r.log.Info("unverified deliveries redeemed", zap.Int("redeemed", sum.Redeemed), zap.Int("looked_at", sum.Done), zap.Duration("took", time.Since(start)))
+			}
+		}
+	})
+}
+
+// redeem verifies what the filter chooses by the keys of now. What passes is in the
+// journal when it leaves the store.
+func (r *redeemer) redeem(ctx context.Context, to *receiver.Receiver, f unverified.Filter, progress func(unverified.Summary)) (unverified.Summary, error) {
+	sum, err := r.store.Redeem(ctx, f, to.Redeem, progress)
+	if errors.Is(err, receiver.ErrFull) {
+		err = fmt.Errorf("%w; the rest stays until there is room", err)
+	}
+	return sum, err
+}

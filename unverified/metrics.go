@@ -1,0 +1,58 @@
+package unverified
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	records, bytes, limit      *prometheus.GaugeVec
+	dropped, evicted, redeemed *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	labels := []string{"provider", "endpoint"}
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+	}
+	counter := func(name, help string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	m := &metrics{
+		records:  gauge("blessd_unverified_records", "Refused deliveries that are kept for a key that comes late."),
+		bytes:    gauge("blessd_unverified_bytes", "Bytes that these take on disk."),
+		limit:    gauge("blessd_unverified_limit_bytes", "The endpoint's share of the bytes that they may take."),
+		dropped:  counter("blessd_unverified_dropped_total", "Refused deliveries that were not kept, because the disk was too slow, full or failing, or they were too large."),
+		evicted:  counter("blessd_unverified_evicted_total", "Kept deliveries that made room for newer ones of their endpoint."),
+		redeemed: counter("blessd_unverified_redeemed_total", "Kept deliveries that a key verified later and that were accepted then."),
+	}
+	for _, c := range []prometheus.Collector{m.records, m.bytes, m.limit, m.dropped, m.evicted, m.redeemed} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("metrics of the unverified deliveries: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// create makes the series of e, at zero.
+func (m *metrics) create(e Endpoint) {
+	for _, v := range []*prometheus.GaugeVec{m.records, m.bytes, m.limit} {
+		v.WithLabelValues(e.Provider, e.Name)
+	}
+	for _, v := range []*prometheus.CounterVec{m.dropped, m.evicted, m.redeemed} {
+		v.WithLabelValues(e.Provider, e.Name)
+	}
+}
+
+// forget drops the gauges of an endpoint that has left. Its counters stay.
+func (m *metrics) forget(e Endpoint) {
+	for _, v := range []*prometheus.GaugeVec{m.records, m.bytes, m.limit} {
+		v.DeleteLabelValues(e.Provider, e.Name)
+	}
+}
+
+func (m *metrics) show(e Endpoint, sh *shelf) {
+	m.records.WithLabelValues(e.Provider, e.Name).Set(float64(len(sh.records)))
+	m.bytes.WithLabelValues(e.Provider, e.Name).Set(float64(sh.bytes))
+}
