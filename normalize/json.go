@@ -43,11 +43,14 @@ var bom = []byte("\ufeff")
 // valid value, an array or an object.
 func document(b []byte) ([]byte, Reason) {
 	b = trim(bytes.TrimPrefix(b, bom))
-	if len(b) == 0 || b[0] != '[' && b[0] != '{' || !legacy.Valid(b) {
+	if len(b) == 0 || b[0] != '[' && b[0] != '{' || !isValid(b) {
 		return nil, ReasonUnreadableBody
 	}
 	return b, ""
 }
+
+// isValid tells whether b is one JSON value.
+func isValid(b []byte) bool { return legacy.Valid(b) }
 
 // batch yields the elements of an array, or an object as a batch of one. The
 // value must come from document.
@@ -258,6 +261,47 @@ func quote(b []byte) []byte {
 		}
 	}
 	return append(q, '"')
+}
+
+// bare is the reverse of quote, or false for what quote has not written.
+func bare(quoted []byte) ([]byte, bool) {
+	if len(quoted) < 2 || quoted[0] != '"' || quoted[len(quoted)-1] != '"' {
+		return nil, false
+	}
+	in := quoted[1 : len(quoted)-1]
+	b := make([]byte, 0, len(in))
+	for i := 0; i < len(in); i++ {
+		if in[i] != '\\' {
+			b = append(b, in[i])
+			continue
+		}
+		if i++; i == len(in) {
+			return nil, false
+		}
+		switch c := in[i]; c {
+		case '"', '\\':
+			b = append(b, c)
+		case 'n':
+			b = append(b, '\n')
+		case 'r':
+			b = append(b, '\r')
+		case 't':
+			b = append(b, '\t')
+		case 'u':
+			if i+4 >= len(in) {
+				return nil, false
+			}
+			n, err := strconv.ParseUint(string(in[i+1:i+5]), 16, 8)
+			if err != nil {
+				return nil, false
+			}
+			b = append(b, byte(n))
+			i += 4
+		default:
+			return nil, false
+		}
+	}
+	return b, bytes.Equal(quote(b), quoted)
 }
 
 // text is a field that ought to be a string or a number and may be anything: one

@@ -18,7 +18,7 @@ import (
 // https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/webhook-payloads
 // says that fields may be added at any time. Nearly every object can be null, {}
 // or missing, and the legacy webhooks (mailgun_legacy.go) are forms.
-var mailgunProvider = provider{name: "mailgun", elements: mailgunElements, events: mailgunEvents}
+var mailgunProvider = provider{name: "mailgun", elements: mailgunElements, events: mailgunEvents, body: mailgunBody}
 
 // mailgunTypes lacks "failed", which severity and reason divide into three types.
 // No webhook is known to carry "rejected". Events of the Events API that concern no

@@ -161,6 +161,12 @@ func (f mailgunValues) messageID() string {
 	return ""
 }
 
+// mailgunBody returns the form that a raw form stands for.
+func mailgunBody(raw []byte) ([]byte, bool) {
+	body, ok := bare(raw)
+	return body, ok && mailgunIsForm(body)
+}
+
 func mailgunLegacyEvents(d *delivery.Delivery, raw []byte) ([]finding, Reason) {
 	form, reason := mailgunForm(d)
 	if reason != "" {

@@ -14,6 +14,7 @@
 package normalize
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"iter"
@@ -77,6 +78,9 @@ type provider struct {
 	// events says what one element means: one finding or more, or the reason why
 	// it is rejected. raw becomes the raw form of each event and is not written to.
 	events func(d *delivery.Delivery, raw []byte) ([]finding, Reason)
+	// body returns the whole body that an element's raw form stands for, or false
+	// where it stands for the element alone. Nil where it always does.
+	body func(raw []byte) ([]byte, bool)
 }
 
 // finding is one event as a provider's file understands it. The event holds its
@@ -104,15 +108,7 @@ var providers = []provider{
 // nothing. Raw forms may alias d.Body, which must not be written to afterwards.
 func Each(d *delivery.Delivery) iter.Seq[Result] {
 	return func(yield func(Result) bool) {
-		i, ok := slices.BinarySearchFunc(providers, d.Provider, func(p provider, name string) int {
-			switch {
-			case p.name < name:
-				return -1
-			case p.name > name:
-				return 1
-			}
-			return 0
-		})
+		p, ok := find(d.Provider)
 		seen := occurrences{d: d, count: make(map[[16]byte]int)}
 		if !ok {
 			yield(seen.reject(ReasonUnknownProvider, -1, d.Body, d.ContentType))
@@ -121,7 +117,6 @@ func Each(d *delivery.Delivery) iter.Seq[Result] {
 		if len(d.Body) == 0 {
 			return
 		}
-		p := providers[i]
 		elements, reason := p.elements(d)
 		if reason != "" {
 			yield(seen.reject(reason, -1, d.Body, d.ContentType))
@@ -144,6 +139,67 @@ func Each(d *delivery.Delivery) iter.Seq[Result] {
 			}
 		}
 	}
+}
+
+func find(name string) (provider, bool) {
+	i, ok := slices.BinarySearchFunc(providers, name, func(p provider, name string) int { return cmp.Compare(p.name, name) })
+	if !ok {
+		return provider{}, false
+	}
+	return providers[i], true
+}
+
+// Element yields what Each would yield of one element of a batch: of a delivery that
+// had d.Body, the raw form of an event or of a reject, as its element of that index,
+// behind as many equal ones as equal says. It is how what was quarantined alone is put
+// through a newer program, and d has the rest of what the delivery had. The ids are
+// those of Each unless other elements, with other bytes, were the same event.
+func Element(d *delivery.Delivery, element, equal int) iter.Seq[Result] {
+	return func(yield func(Result) bool) {
+		raw := d.Body
+		seen := occurrences{d: d, count: make(map[[16]byte]int)}
+		findings, reason := []finding(nil), ReasonUnknownProvider
+		if p, ok := find(d.Provider); ok {
+			findings, reason = p.element(d, raw)
+		}
+		if reason != "" {
+			seen.id(rejected(raw))
+		}
+		for i := range findings {
+			seen.id(findings[i].identity)
+		}
+		for id, n := range seen.count {
+			seen.count[id] = n * equal // each equal element had the same results
+		}
+		if reason != "" {
+			yield(seen.reject(reason, element, raw, jsonType))
+			return
+		}
+		for i := range findings {
+			if !yield(seen.event(&findings[i], element, raw)) {
+				return
+			}
+		}
+	}
+}
+
+// element says what an element means without the body that it came in.
+func (p *provider) element(d *delivery.Delivery, raw []byte) ([]finding, Reason) {
+	if len(raw) == 0 || raw[0] == '{' && !isValid(raw) {
+		return nil, ReasonUnreadableElement
+	}
+	in := *d
+	if p.body != nil {
+		if body, ok := p.body(raw); ok {
+			in.Body = body
+			if _, reason := p.elements(&in); reason != "" {
+				return nil, reason
+			}
+			return p.events(&in, raw)
+		}
+	}
+	in.Body = slices.Concat([]byte("["), raw, []byte("]"))
+	return p.events(&in, raw)
 }
 
 const jsonType = "application/json"
@@ -169,9 +225,14 @@ func (o *occurrences) id(identity []string) (string, int) {
 	return id, n
 }
 
-func (o *occurrences) reject(reason Reason, element int, raw []byte, contentType string) Result {
+// rejected is the identity of what cannot be understood.
+func rejected(raw []byte) []string {
 	sum := sha256.Sum256(raw)
-	id, n := o.id([]string{"reject", hex.EncodeToString(sum[:])})
+	return []string{"reject", hex.EncodeToString(sum[:])}
+}
+
+func (o *occurrences) reject(reason Reason, element int, raw []byte, contentType string) Result {
+	id, n := o.id(rejected(raw))
 	return Result{Element: element, Occurrence: n, Reject: &Reject{
 		Reason: reason, ID: id, Raw: raw, ContentType: contentType,
 	}}
