@@ -100,6 +100,16 @@ func TestPermissions(t *testing.T) {
 			t.Errorf("%s: read back %q, want %q", stream, ids, id)
 		}
 	}
+	quarantine, err := s.Quarantine(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := quarantine.Each(ctx, 0, func(seq uint64, _ sink.Quarantined, _ error) error { return quarantine.Delete(ctx, seq) }); err != nil {
+		t.Errorf("empty the quarantine: %v", err)
+	}
+	if err := s.EventIDs(ctx, now.Time, func(string) {}); err != nil {
+		t.Error(err)
+	}
 	if err := s.Refresh(ctx); err != nil {
 		t.Error(err)
 	}

@@ -66,6 +66,7 @@ func TestConformance(t *testing.T) { // not parallel: one of them sets the envir
 					t.Errorf("got %d ids, %v; want 2", n, err)
 				}
 			})
+			t.Run("quarantine", func(t *testing.T) { quarantine(t, s) })
 			t.Run("full", func(t *testing.T) { full(t, b.nc) })
 			t.Run("no stream", func(t *testing.T) { noStream(t, b.nc) })
 			t.Run("server gone", func(t *testing.T) { serverGone(t, s, b, reg) })

@@ -34,6 +34,7 @@ const (
 	headerRecord       = "Blessd-Record"
 	headerElement      = "Blessd-Element"
 	headerOccurrence   = "Blessd-Occurrence"
+	headerTest         = "Blessd-Test"
 )
 
 // maxCESubject bounds ce-subject. The server refuses headers above 64 KiB, and
@@ -59,6 +60,11 @@ type Quarantined struct {
 	Element int
 	// Occurrence counts equal ones in one delivery, from 0.
 	Occurrence int
+	// Test is true when the delivery was verified by a sample key of blessd's own:
+	// what comes of it is a test.
+	Test bool
+	// Traceparent is the request's W3C trace context header, "" for none.
+	Traceparent string
 	// Raw is what was received, byte for byte.
 	Raw []byte
 }
@@ -120,6 +126,12 @@ func (s *Sink) QuarantineMessage(q Quarantined) (*nats.Msg, error) {
 	if q.ContentType != "" {
 		h[headerOriginalType] = []string{q.ContentType}
 	}
+	if q.Test {
+		h[headerTest] = []string{"true"}
+	}
+	if validTraceparent(q.Traceparent) {
+		h[headerTraceparent] = []string{q.Traceparent}
+	}
 	return &nats.Msg{Subject: subject, Header: h, Data: q.Raw}, nil
 }
 
@@ -132,6 +144,8 @@ func ParseQuarantined(h nats.Header, raw []byte) (Quarantined, error) {
 		ID:          h.Get(headerID),
 		Reason:      h.Get(headerReason),
 		ContentType: h.Get(headerOriginalType),
+		Test:        h.Get(headerTest) == "true",
+		Traceparent: h.Get(headerTraceparent),
 		Raw:         raw,
 	}
 	var err error

@@ -350,6 +350,9 @@ func (s *Sink) State(ctx context.Context, stream string) (State, error) {
 const (
 	quiet     = 2 * time.Second
 	heartbeat = 500 * time.Millisecond
+	// readAhead is what read asks for at a time when bodies travel. It is well above
+	// the largest body.
+	readAhead = 64 << 20
 )
 
 // IDs calls yield with the Nats-Msg-Id and the sequence of every message of the
@@ -358,7 +361,18 @@ const (
 // did not write, are passed over. When IDs returns nil nothing was left out;
 // after an error, yield may have been called for a part.
 func (s *Sink) IDs(ctx context.Context, stream string, after uint64, yield func(id string, seq uint64)) error {
-	fail := func(err error) error { return fmt.Errorf("read ids of stream %s: %w", stream, err) }
+	return s.read(ctx, stream, after, true, func(m jetstream.Msg, seq uint64) error {
+		if id := m.Headers().Get(headerID); id != "" {
+			yield(id, seq)
+		}
+		return nil
+	})
+}
+
+// read calls yield with every message above after, in order, up to the last one that
+// there was when it began. An error of yield ends it and is returned as it is.
+func (s *Sink) read(ctx context.Context, stream string, after uint64, headersOnly bool, yield func(m jetstream.Msg, seq uint64) error) error {
+	fail := func(err error) error { return fmt.Errorf("read stream %s: %w", stream, err) }
 	state, err := s.State(ctx, stream)
 	if err != nil {
 		return err
@@ -379,14 +393,18 @@ func (s *Sink) IDs(ctx context.Context, stream string, after uint64, yield func(
 	cons, err := s.js.OrderedConsumer(setup, stream, jetstream.OrderedConsumerConfig{
 		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:       start,
-		HeadersOnly:       true,
+		HeadersOnly:       headersOnly,
 		InactiveThreshold: 30 * time.Second,
 		NamePrefix:        ownConsumerPrefix + rand.Text(),
 	})
 	if err != nil {
 		return fail(err)
 	}
-	it, err := cons.Messages(jetstream.PullMaxMessages(4096), jetstream.PullExpiry(10*time.Second), jetstream.PullHeartbeat(heartbeat))
+	var pull jetstream.PullMessagesOpt = jetstream.PullMaxMessages(4096)
+	if !headersOnly {
+		pull = jetstream.PullMaxBytes(readAhead)
+	}
+	it, err := cons.Messages(pull, jetstream.PullExpiry(10*time.Second), jetstream.PullHeartbeat(heartbeat))
 	if err != nil {
 		return fail(err)
 	}
@@ -422,8 +440,8 @@ func (s *Sink) IDs(ctx context.Context, stream string, after uint64, yield func(
 		if seq > last {
 			return nil
 		}
-		if id := m.Headers().Get(headerID); id != "" {
-			yield(id, seq)
+		if err := yield(m, seq); err != nil {
+			return err
 		}
 		if meta.NumPending == 0 {
 			return nil // what is between here and last was removed
