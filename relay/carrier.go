@@ -3,6 +3,7 @@ package relay
 import (
 	"fmt"
 	"iter"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -21,7 +22,11 @@ type carrier struct {
 	lateAfter   time.Duration
 	log         *zap.Logger
 	metrics     *metrics
-	each        func(*delivery.Delivery) iter.Seq[normalize.Result] // normalize.Each, but in tests
+	// normalize.Each and normalize.Element, but in tests
+	each      func(*delivery.Delivery) iter.Seq[normalize.Result]
+	element   func(d *delivery.Delivery, element, equal int) iter.Seq[normalize.Result]
+	files     sync.Mutex // for the oversize directory
+	replaying sync.Mutex // held by Replay
 }
 
 // items normalizes d and hands on what comes out. A panic of the normalizer costs
@@ -52,12 +57,13 @@ func (c *carrier) toItem(d *delivery.Delivery, result normalize.Result, index ui
 		return c.quarantineItem(&sink.Quarantined{
 			Provider: d.Provider, Endpoint: d.Endpoint, ID: j.ID, Reason: string(j.Reason), ContentType: j.ContentType,
 			Received: d.Received, Record: index, Element: result.Element, Occurrence: result.Occurrence, Raw: j.Raw,
+			Test: d.Verified.Sample, Traceparent: d.Get("Traceparent"),
 		})
 	}
 	e := result.Event
 	c.metrics.event(e, c.lateAfter)
-	it := &item{record: index, id: e.ID, provider: e.Provider, endpoint: e.Endpoint, typ: string(e.Type), result: result}
-	msg, err := c.sink.EventMessage(e, d.Get("Traceparent"))
+	it := &item{record: index, id: e.ID, provider: e.Provider, endpoint: e.Endpoint, typ: string(e.Type), result: result, trace: d.Get("Traceparent")}
+	msg, err := c.sink.EventMessage(e, it.trace)
 	if err != nil {
 		return c.giveUp(it, ReasonRefused, err)
 	}
@@ -91,6 +97,7 @@ func (c *carrier) giveUp(it *item, reason string, cause error) *item {
 	q := &sink.Quarantined{
 		Provider: e.Provider, Endpoint: e.Endpoint, ID: e.ID, Reason: reason, Received: e.Received.Time, Record: it.record,
 		Element: it.result.Element, Occurrence: it.result.Occurrence, ContentType: "application/json", Raw: e.RawBytes(),
+		Test: e.Test, Traceparent: it.trace,
 	}
 	c.log.Error("event cannot be published: it goes to quarantine", zap.Uint64("record", it.record), zap.String("provider", q.Provider),
 		zap.String("endpoint", q.Endpoint), zap.String("event_id", q.ID), zap.String("reason", reason), zap.Error(cause))
@@ -123,6 +130,8 @@ func (c *carrier) count(it *item, ack *jetstream.PubAck) {
 
 // keep writes what no stream takes to a file.
 func (c *carrier) keep(it *item, cause error) error {
+	c.files.Lock()
+	defer c.files.Unlock()
 	file, err := writeOversize(c.oversizeDir, it.quarantine)
 	if err != nil {
 		return err

@@ -78,7 +78,10 @@ func NewDirect(o DirectOptions) (*Direct, error) {
 		return nil, err
 	}
 	d := &Direct{
-		carrier: carrier{sink: o.Sink, oversizeDir: o.OversizeDir, lateAfter: o.LateAfter, log: o.Log, metrics: m, each: normalize.Each},
+		carrier: carrier{
+			sink: o.Sink, oversizeDir: o.OversizeDir, lateAfter: o.LateAfter, log: o.Log, metrics: m,
+			each: normalize.Each, element: normalize.Element,
+		},
 		o:       o,
 		slots:   make(chan struct{}, o.Window),
 		missing: make(chan struct{}, 1),

@@ -190,7 +190,7 @@ func wholeDelivery(d *delivery.Delivery, index uint64, reason string) *sink.Quar
 	}
 	return &sink.Quarantined{
 		Provider: d.Provider, Endpoint: d.Endpoint, Reason: reason, ContentType: d.ContentType, Received: d.Received,
-		Record: index, Element: -1, Raw: d.Body,
+		Record: index, Element: -1, Raw: d.Body, Test: d.Verified.Sample, Traceparent: d.Get("Traceparent"),
 		ID: event.NewID(d.Provider, d.Endpoint, identity, 0),
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/goccy/go-json"
@@ -28,6 +29,8 @@ type oversizeMeta struct {
 	Record      string `json:"record"`
 	Element     int    `json:"element"`
 	Occurrence  int    `json:"occurrence"`
+	Test        bool   `json:"test,omitempty"`
+	Traceparent string `json:"traceparent,omitempty"`
 }
 
 // writeOversize keeps what the quarantine stream cannot take as
@@ -45,7 +48,7 @@ func writeOversize(dir string, q *sink.Quarantined) (string, error) {
 	meta, err := json.MarshalIndent(oversizeMeta{
 		Provider: q.Provider, Endpoint: q.Endpoint, ID: q.ID, Reason: q.Reason, ContentType: q.ContentType,
 		Received: q.Received.UTC().Format(time.RFC3339Nano), Record: strconv.FormatUint(q.Record, 10),
-		Element: q.Element, Occurrence: q.Occurrence,
+		Element: q.Element, Occurrence: q.Occurrence, Test: q.Test, Traceparent: q.Traceparent,
 	}, "", "  ")
 	if err != nil {
 		return "", fmt.Errorf("describe the oversize file: %w", err)
@@ -57,6 +60,79 @@ func writeOversize(dir string, q *sink.Quarantined) (string, error) {
 		return "", err
 	}
 	return file, syncDir(dir)
+}
+
+// oversizeFiles returns the metadata that writeOversize has written, sorted by name:
+// each is a delivery or an element of one.
+func oversizeFiles(dir string) ([]string, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.*.json"))
+	if err != nil {
+		return nil, fmt.Errorf("list the oversize files: %w", err)
+	}
+	return files, nil
+}
+
+// oversizeRaw is the file with the bytes that the metadata is about.
+func oversizeRaw(meta string) string {
+	sum, _, _ := strings.Cut(filepath.Base(meta), ".")
+	return filepath.Join(filepath.Dir(meta), sum)
+}
+
+// readOversize reads back what writeOversize wrote. The error wraps fs.ErrNotExist
+// when it is gone.
+func readOversize(meta string) (sink.Quarantined, error) {
+	fail := func(err error) (sink.Quarantined, error) {
+		return sink.Quarantined{}, fmt.Errorf("read an oversize file: %w", err)
+	}
+	b, err := os.ReadFile(meta)
+	if err != nil {
+		return fail(err)
+	}
+	var m oversizeMeta
+	if err := json.Unmarshal(b, &m); err != nil {
+		return fail(fmt.Errorf("%s is not what blessd wrote", meta))
+	}
+	received, err := time.Parse(time.RFC3339Nano, m.Received)
+	if err != nil {
+		return fail(err)
+	}
+	record, err := strconv.ParseUint(m.Record, 10, 64)
+	if err != nil {
+		return fail(err)
+	}
+	raw, err := os.ReadFile(oversizeRaw(meta))
+	if err != nil {
+		return fail(err)
+	}
+	return sink.Quarantined{
+		Provider: m.Provider, Endpoint: m.Endpoint, ID: m.ID, Reason: m.Reason, ContentType: m.ContentType, Received: received, Record: record,
+		Element: m.Element, Occurrence: m.Occurrence, Test: m.Test, Traceparent: m.Traceparent, Raw: raw,
+	}, nil
+}
+
+// removeOversize removes what has been dealt with, and the bytes with the last
+// metadata that is about them. Nothing may be written meanwhile.
+func removeOversize(meta string) error {
+	remove := func(file string) error {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove an oversize file: %w", err)
+		}
+		return nil
+	}
+	if err := remove(meta); err != nil {
+		return err
+	}
+	raw := oversizeRaw(meta)
+	others, err := filepath.Glob(raw + ".*.json")
+	if err != nil {
+		return fmt.Errorf("list the oversize files: %w", err)
+	}
+	if len(others) == 0 {
+		if err := remove(raw); err != nil {
+			return err
+		}
+	}
+	return syncDir(filepath.Dir(meta))
 }
 
 // writeOnce writes a file whole or not at all, and leaves one that exists.

@@ -15,6 +15,7 @@ type item struct {
 	end                         bool
 	record                      uint64
 	id, provider, endpoint, typ string
+	trace                       string // the W3C trace context, "" for none
 	msg                         *nats.Msg
 	size                        int // in bytes, as the window counts it
 	future                      jetstream.PubAckFuture

@@ -147,8 +147,11 @@ func New(o Options) (*Relay, error) {
 	}
 	r := &Relay{
 		Options: o,
-		carrier: carrier{sink: o.Sink, oversizeDir: o.OversizeDir, lateAfter: o.LateAfter, log: o.Log, metrics: m, each: normalize.Each},
-		stop:    make(chan struct{}),
+		carrier: carrier{
+			sink: o.Sink, oversizeDir: o.OversizeDir, lateAfter: o.LateAfter, log: o.Log, metrics: m,
+			each: normalize.Each, element: normalize.Element,
+		},
+		stop: make(chan struct{}),
 	}
 	r.state.Store(&Status{State: "starting"})
 	return r, nil
