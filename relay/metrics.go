@@ -43,9 +43,9 @@ func finalReason(classified string) string {
 }
 
 const (
-	// unknownLabel stands for the provider and endpoint of a record that cannot
+	// Unknown stands for the provider and endpoint of a record that cannot
 	// be read.
-	unknownLabel = "unknown"
+	Unknown = "unknown"
 	// unreadable is the type under which a rejected element is counted as
 	// received, so that received = published + duplicate + quarantined + abandoned +
 	// pending.
@@ -136,9 +136,9 @@ func (c *carrier) SetEndpoints(endpoints []Endpoint) {
 		m.lastReceived.WithLabelValues(e.Provider, e.Name)
 	}
 	// Records that cannot be read belong to nobody.
-	m.receivedTotal.WithLabelValues(unknownLabel, unknownLabel, unreadable)
+	m.receivedTotal.WithLabelValues(Unknown, Unknown, unreadable)
 	for _, reason := range []string{ReasonDamaged, ReasonVersion} {
-		m.quarantinedTotal.WithLabelValues(unknownLabel, unknownLabel, reason)
+		m.quarantinedTotal.WithLabelValues(Unknown, Unknown, reason)
 	}
 }
 

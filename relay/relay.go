@@ -401,8 +401,8 @@ func (r *Relay) read(index uint64) (*delivery.Delivery, *sink.Quarantined, error
 	}
 	r.Log.Error("journal record cannot be read: it goes to quarantine", zap.Uint64("record", index), zap.Error(err))
 	return nil, &sink.Quarantined{
-		Provider: unknownLabel, Endpoint: unknownLabel, Reason: reason, Record: index, Element: -1,
-		ID:       event.NewID(unknownLabel, unknownLabel, []string{"record", fmt.Sprint(index), record.Appended.String()}, 0),
+		Provider: Unknown, Endpoint: Unknown, Reason: reason, Record: index, Element: -1,
+		ID:       event.NewID(Unknown, Unknown, []string{"record", fmt.Sprint(index), record.Appended.String()}, 0),
 		Received: record.Appended, ContentType: "application/octet-stream", Raw: record.Value,
 	}, nil
 }

@@ -399,8 +399,8 @@ func TestReplayOtherReasons(t *testing.T) {
 	ds := deliveries()
 	record := func(reason string, raw []byte) sink.Quarantined {
 		return sink.Quarantined{
-			Provider: unknownLabel, Endpoint: unknownLabel, Reason: reason, Element: -1, Received: ds[0].Received, ContentType: "application/octet-stream",
-			ID: event.NewID(unknownLabel, unknownLabel, []string{reason, string(raw)}, 0), Raw: raw,
+			Provider: Unknown, Endpoint: Unknown, Reason: reason, Element: -1, Received: ds[0].Received, ContentType: "application/octet-stream",
+			ID: event.NewID(Unknown, Unknown, []string{reason, string(raw)}, 0), Raw: raw,
 		}
 	}
 	put(record(ReasonVersion, delivery.Encode(ds[1]))) // readable today

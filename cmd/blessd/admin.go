@@ -73,6 +73,10 @@ type admin struct {
 	server    *http.Server
 	webConfig string
 	log       *zap.Logger
+	mux       *http.ServeMux
+	// guard is around what only those may ask for who may read the machine's files.
+	// Nil where it is not served.
+	guard func(http.Handler) http.Handler
 }
 
 // newAdmin returns the admin server. What it shows beyond metrics and health is
@@ -94,33 +98,39 @@ func newAdmin(l net.Listener, webConfig string, reg *prometheus.Registry, ready 
 		answer(w, http.StatusOK, "ready")
 	})
 	loopback := isLoopback(l.Addr())
+	a := &admin{webConfig: webConfig, log: log, mux: mux}
 	if loopback || authenticated {
-		mux.Handle("GET /-/status", ownHost(authenticated, l.Addr(), http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-			b, err := json.MarshalIndentWithOption(describe(q), "", "  ", json.DisableHTMLEscape())
-			if err != nil {
-				answer(w, http.StatusInternalServerError, "the status cannot be encoded")
-				return
-			}
-			w.Header().Set("Content-Type", "application/json")
-			_, _ = w.Write(append(b, '\n')) // a client that has gone needs no answer
-		})))
-		mux.Handle("POST /-/reload", ownHost(authenticated, l.Addr(), answerReload(reload)))
+		a.guard = func(next http.Handler) http.Handler { return ownHost(authenticated, l.Addr(), next) }
 	} else {
 		log.Warn("admin listener is reachable from outside without authentication: only /metrics, /-/healthy and /-/ready are served",
 			zap.Stringer("listen", l.Addr()))
 	}
-	return &admin{
-		server: &http.Server{
-			Handler:           http.NewCrossOriginProtection().Handler(mux),
-			ReadHeaderTimeout: 5 * time.Second,
-			ReadTimeout:       10 * time.Second,
-			IdleTimeout:       time.Minute,
-			MaxHeaderBytes:    16 << 10,
-			ErrorLog:          zap.NewStdLog(log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))),
-		},
-		webConfig: webConfig,
-		log:       log,
-	}, nil
+	a.operate("GET /-/status", func(w http.ResponseWriter, q *http.Request) {
+		b, err := json.MarshalIndentWithOption(describe(q), "", "  ", json.DisableHTMLEscape())
+		if err != nil {
+			answer(w, http.StatusInternalServerError, "the status cannot be encoded")
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(append(b, '\n')) // a client that has gone needs no answer
+	})
+	a.operate("POST /-/reload", answerReload(reload))
+	a.server = &http.Server{
+		Handler:           http.NewCrossOriginProtection().Handler(mux),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          zap.NewStdLog(log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))),
+	}
+	return a, nil
+}
+
+// operate serves what is for operators alone. It must be called before serve.
+func (a *admin) operate(pattern string, h http.HandlerFunc) {
+	if a.guard != nil {
+		a.mux.Handle(pattern, a.guard(h))
+	}
 }
 
 // serve blocks until the server is shut down. TLS and basic auth come from the

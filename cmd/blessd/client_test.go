@@ -568,6 +568,21 @@ func TestClientMistakes(t *testing.T) {
 		{"tail --data-dir " + stopped, 1, "127.0.0.1:1"},
 		{"tail --server nats://127.0.0.1:1", 1, "not blessd's own server"},
 		{"tail -c " + filepath.Join(dir, "none.yaml"), 1, "none.yaml"},
+		{"replay now", 2, "now"},
+		{"replay -o yaml", 2, "-o"},
+		{"replay --provider mandrill", 2, "no provider"},
+		{"replay --endpoint A.B", 2, "endpoint"},
+		{"replay --reason to_complex", 2, `did you mean "too_complex"`},
+		{"replay --reason bad_signature", 2, "no reason"},
+		{"replay --unverified --reason too_complex", 2, "no reason"},
+		{"replay --unverified --oversize", 2, "oversize"},
+		{"replay --since soon", 2, "--since"},
+		{"replay --until soon", 2, "--until"},
+		{"replay --since 1h --until 2h", 2, "--until"},
+		{"replay --admin-url user:passw0rd", 2, "--admin-url"},
+		{"replay --admin-url http://user:passw0rd@127.0.0.1:1", 2, "--admin-url"},
+		{"replay --data-dir " + dir, 1, "`blessd serve`"},
+		{"replay --data-dir " + stopped, 1, "`blessd serve`"},
 		{"schema message", 2, "message"},
 		{"version -o yaml", 2, "-o"},
 		{"demo now", 2, "now"},
@@ -617,7 +632,7 @@ func TestVersionCommand(t *testing.T) {
 // Every command of a client says how it is used and ended.
 func TestClientHelp(t *testing.T) {
 	for _, c := range newRootCommand().Commands() {
-		if !slices.Contains([]string{"send", "tail", "schema", "version", "demo"}, c.Name()) {
+		if !slices.Contains([]string{"send", "tail", "replay", "schema", "version", "demo"}, c.Name()) {
 			continue
 		}
 		if c.Example == "" || c.Short == "" {

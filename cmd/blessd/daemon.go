@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,6 +47,8 @@ const (
 	// to an embedded server that syncs each of them: the last one must still be
 	// acknowledged in time.
 	alwaysWindow = 256
+	// relayWindow is how many otherwise: the relay's default.
+	relayWindow = 4096
 )
 
 // daemon is the whole program: what serve runs and tests start. It is wired in
@@ -80,6 +83,7 @@ type daemon struct {
 	sockets   map[string]net.Listener // from systemd, by name
 	draining  atomic.Bool
 	stopBegan time.Time
+	replays   *replays
 	fatal     chan error // the first thing that ends the program
 	closers   []closer
 }
@@ -95,6 +99,7 @@ func newDaemon(cfg *Config, log *zap.Logger) *daemon {
 	return &daemon{
 		cfg: cfg, log: log, registry: prometheus.NewRegistry(), fatal: make(chan error, 8),
 		reloads: reloading{configOK: true, keysOK: true, metrics: newReloadMetrics()},
+		replays: newReplays(),
 	}
 }
 
@@ -120,6 +125,7 @@ func (d *daemon) Stop(ctx context.Context) error {
 	if !d.draining.Swap(true) {
 		d.stopBegan = time.Now()
 	}
+	d.replays.stop()
 	var errs []error
 	for len(d.closers) > 0 {
 		c := d.closers[len(d.closers)-1]
@@ -330,7 +336,7 @@ func (d *daemon) openSink(ctx context.Context) error {
 			Name: n.Quarantine.Name, MaxAge: time.Duration(n.Quarantine.MaxAge), MaxBytes: int64(n.Quarantine.MaxBytes),
 			DuplicateWindow: time.Duration(n.Stream.DuplicateWindow), Replicas: n.Stream.Replicas, Refuse: true,
 		},
-		MaxPending: d.window(), Mode: mode, Version: currentVersion().Version,
+		MaxPending: cmp.Or(d.window(), relayWindow) + relay.ReplayWindow, Mode: mode, Version: currentVersion().Version,
 		Log: d.log.Named("sink"), Registerer: d.registry,
 	})
 	if err != nil {
@@ -513,6 +519,8 @@ func (d *daemon) startAdmin(context.Context) error {
 		return err
 	}
 	d.admin = a
+	a.operate("POST /-/replay", d.serveReplay)
+	d.onStop("replay", d.replays.ended)
 	d.serve("admin listener", func() error { return a.serve(d.adminAddr) })
 	// It answers "not ready" until the rest has stopped: its place among the
 	// closers is before everything that it reports on.

@@ -2,8 +2,8 @@
 // before it answers, and publishes them as canonical events to NATS JetStream.
 //
 // Each subcommand has a file of its own: serve runs the daemon, check validates
-// a configuration, send plays a provider, tail shows events, demo shows all of
-// it at once. config.go is the reference of the configuration file, daemon.go
+// a configuration, send plays a provider, tail shows events, replay mends what was
+// quarantined, demo shows all of it at once. config.go is the reference of the configuration file, daemon.go
 // the wiring.
 //
 // Exit status: 0 when all went well, 1 when something failed, 2 when the command
@@ -85,7 +85,7 @@ canonical events to NATS JetStream.`,
 	})
 	root.SetVersionTemplate("{{.Version}}")
 	root.AddCommand(
-		newServeCommand(), newCheckCommand(), newSendCommand(), newTailCommand(),
+		newServeCommand(), newCheckCommand(), newSendCommand(), newTailCommand(), newReplayCommand(),
 		newDemoCommand(), newSchemaCommand(), newVersionCommand(),
 	)
 	// Too many or unknown arguments are usage errors as well.

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/blessd/blessd/delivery"
 	"github.com/blessd/blessd/receiver"
 	"github.com/blessd/blessd/unverified"
 )
@@ -102,4 +103,12 @@ func (r *redeemer) redeem(ctx context.Context, to *receiver.Receiver, f unverifi
 		err = fmt.Errorf("%w; the rest stays until there is room", err)
 	}
 	return sum, err
+}
+
+// dryRun says what redeem would do.
+func (r *redeemer) dryRun(ctx context.Context, to *receiver.Receiver, f unverified.Filter, progress func(unverified.Summary)) (unverified.Summary, error) {
+	return r.store.DryRun(ctx, f, func(_ context.Context, d *delivery.Delivery) (string, error) {
+		_, why := to.Verify(d)
+		return why, nil
+	}, progress)
 }

@@ -280,7 +280,10 @@ func jsonLine(m jetstream.Msg) ([]byte, error) {
 }
 
 // parseSince reads how far back to go: a duration like 1h or 7d, or a time.
-func parseSince(s string, now time.Time) (time.Time, error) {
+func parseSince(s string, now time.Time) (time.Time, error) { return parseMoment("since", s, now) }
+
+// parseMoment is parseSince for the flag of that name.
+func parseMoment(flag, s string, now time.Time) (time.Time, error) {
 	var ago Duration
 	if err := ago.UnmarshalText([]byte(s)); err == nil {
 		return now.Add(-time.Duration(ago)), nil
@@ -290,7 +293,7 @@ func parseSince(s string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("%w: --since %q is neither a duration like 1h or 7d nor a time like 2026-11-21T17:00:00Z", errUsage, s)
+	return time.Time{}, fmt.Errorf("%w: --%s %q is neither a duration like 1h or 7d nor a time like 2026-11-21T17:00:00Z", errUsage, flag, s)
 }
 
 func newTailCommand() *cobra.Command {
