@@ -160,6 +160,10 @@ func New(o Options) (*Relay, error) {
 // Status tells what the relay is doing. It may be called at any time.
 func (r *Relay) Status() Status { return *r.state.Load() }
 
+// settleTime is how long the relay leaves a stream alone that it found gone or
+// changed.
+const settleTime = time.Second
+
 // errStopped ends waiting when Stop's time is over.
 var errStopped = errors.New("relay is stopping")
 
@@ -207,6 +211,13 @@ func (r *Relay) run(ctx context.Context) error {
 		}
 		r.Log.Warn("beginning again at the journal's cursor", zap.Error(err))
 		r.forget()
+		// Who is deleting a stream may not have finished: a nats-server that gets it
+		// created again meanwhile can remove the files of the new one.
+		select {
+		case <-time.After(settleTime):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 
