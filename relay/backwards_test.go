@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -165,4 +166,40 @@ func TestMemory(t *testing.T) {
 			t.Errorf("parseMemory(%v) succeeded", bad)
 		}
 	}
+}
+
+// TestRegrown has a stream that lost its end while nobody looked and grows again:
+// what it acknowledges lies below what it had acknowledged before.
+func TestRegrown(t *testing.T) {
+	r := newRig(t)
+	r.putMany(0, 3)
+	relay, reg := r.relay()
+	ctx := context.Background()
+	if err := relay.begin(ctx); err != nil {
+		t.Fatal(err)
+	}
+	relay.high[0].seq = 100 // as if it had acknowledged so much
+	if err := relay.relayRecord(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := relay.settleHead(ctx); !errors.Is(err, errBackwards) {
+		t.Fatalf("got %v, want %v", err, errBackwards)
+	}
+	relay.forget()
+	if err := relay.begin(ctx); err != nil {
+		t.Fatal(err)
+	}
+	alarmed(t, relay, 1)
+	for index := uint64(1); index <= 3; index++ {
+		if err := relay.relayRecord(ctx, index); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for relay.pending.len() > 0 {
+		if err := relay.settleHead(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	equal(t, "events", r.names(), "[m000 m001 m002]")
+	conserved(t, reg)
 }

@@ -2,6 +2,8 @@ package relay
 
 import (
 	"encoding/hex"
+	"errors"
+	"net/http"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -33,14 +35,24 @@ func (it *item) replaces(was *item) *item {
 	return it
 }
 
-// maxTries is how often a message is sent alone to a server that answers and
-// refuses it for a reason that is not known to be final. After that it is.
+// maxTries is how often a message is sent alone to a server that answers that the
+// message is wrong, for a reason that is not known to be final. After that it is.
 const maxTries = 10
+
+// blamesMessage tells whether the server's answer is about the message, by its
+// status: 4xx, but for those that speak of the moment.
+func blamesMessage(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	if !ok || api.Code < 400 || api.Code > 499 {
+		return false
+	}
+	return api.Code != http.StatusRequestTimeout && api.Code != http.StatusConflict && api.Code != http.StatusTooManyRequests
+}
 
 // refused tells whether err, which publishing it ended with, is final, and why.
 func (it *item) refused(err error) (reason string, final bool) {
 	reason, final = sink.Classify(err)
-	return reason, final || reason == sink.ReasonOther && it.tries >= maxTries
+	return reason, final || reason == sink.ReasonOther && it.tries >= maxTries && blamesMessage(err)
 }
 
 // hopeless tells whether err means that no stream will take it: a quarantined

@@ -79,6 +79,7 @@ type Relay struct {
 	high position
 	// expected is where the streams stood before they were found to be others.
 	expected position
+	rewound  [2]bool // a PubAck showed that the stream had lost its end
 	alarms   [2]alarm
 	lag      time.Duration // Lag, unless the streams have replicas
 	started  []start       // the records that are read and not settled, oldest first
@@ -268,7 +269,9 @@ func (r *Relay) round(ctx context.Context) error {
 		}
 		select {
 		case ack := <-acked:
-			r.acknowledged(ack)
+			if err := r.acknowledged(ack); err != nil {
+				return err
+			}
 		case err := <-failed:
 			if err := r.mend(ctx, err); err != nil {
 				return err
@@ -324,8 +327,8 @@ func (r *Relay) begin(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if compare && known[i].ahead(s) {
-				if doubts < maxDoubts && s.Replicas > 1 && s.Created.Equal(known[i].created) {
+			if compare && known[i].ahead(s) || r.rewound[i] {
+				if !r.rewound[i] && doubts < maxDoubts && s.Replicas > 1 && s.Created.Equal(known[i].created) {
 					doubts++
 					return fmt.Errorf("%w: %s", errBehind, stream)
 				}
@@ -352,6 +355,7 @@ func (r *Relay) begin(ctx context.Context) error {
 	if err := r.raise(cursor.Index, remembered.alarms, found); err != nil {
 		return err
 	}
+	r.rewound = [2]bool{}
 	r.Log.Info("relay starts", zap.Uint64("record", r.next), zap.Uint64("journal_end", end), zap.Int("already_in_stream", r.seen.len()))
 	return nil
 }
@@ -447,7 +451,9 @@ func (r *Relay) settleReady(ctx context.Context) error {
 		}
 		select {
 		case ack := <-it.future.Ok():
-			r.acknowledged(ack)
+			if err := r.acknowledged(ack); err != nil {
+				return err
+			}
 		case err := <-it.future.Err():
 			if err := r.mend(ctx, err); err != nil {
 				return err
@@ -467,7 +473,9 @@ func (r *Relay) settleHead(ctx context.Context) error {
 	}
 	select {
 	case ack := <-it.future.Ok():
-		r.acknowledged(ack)
+		if err := r.acknowledged(ack); err != nil {
+			return err
+		}
 		return nil
 	case err := <-it.future.Err():
 		return r.mend(ctx, err)
@@ -489,16 +497,24 @@ func (r *Relay) ended() {
 }
 
 // acknowledged settles the head of the queue.
-func (r *Relay) acknowledged(ack *jetstream.PubAck) {
+func (r *Relay) acknowledged(ack *jetstream.PubAck) error {
 	it := r.pending.head()
 	for i, stream := range r.streams() {
-		if ack.Stream == stream && ack.Sequence > r.high[i].seq {
-			r.high[i].seq = ack.Sequence
+		if ack.Stream != stream {
+			continue
 		}
+		if !ack.Duplicate && ack.Sequence <= it.sentAt[i].seq {
+			// What was stored later than that cannot come before it, unless the stream
+			// lost its end in between and grows again.
+			r.rewound[i] = true
+			return fmt.Errorf("%w: %s stored a message at sequence %d after it had %d", errBackwards, stream, ack.Sequence, it.sentAt[i].seq)
+		}
+		r.high[i].seq = max(r.high[i].seq, ack.Sequence)
 	}
 	r.count(it, ack)
 	r.pending.pop()
 	r.ended()
+	return nil
 }
 
 // mend deals with a publish that failed at the head of the queue.
@@ -552,7 +568,9 @@ func (r *Relay) retry(ctx context.Context, cause error) error {
 			}
 			select {
 			case ack := <-it.future.Ok():
-				r.acknowledged(ack)
+				if err := r.acknowledged(ack); err != nil {
+					return err
+				}
 				continue
 			default:
 			}
@@ -565,7 +583,9 @@ func (r *Relay) retry(ctx context.Context, cause error) error {
 			r.publish(it)
 			select {
 			case ack := <-it.future.Ok():
-				r.acknowledged(ack)
+				if err := r.acknowledged(ack); err != nil {
+					return err
+				}
 				probe = false
 			case err := <-it.future.Err():
 				it.tries++

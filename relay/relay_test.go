@@ -523,3 +523,24 @@ func TestStopBeforeNATS(t *testing.T) {
 	}
 	equal(t, "cursor", r.journal.Cursor().Index, 0)
 }
+
+func TestRefused(t *testing.T) {
+	api := func(status int) error { return &jetstream.APIError{Code: status, ErrorCode: 1} }
+	for _, tt := range []struct {
+		err   error
+		tries int
+		final bool
+	}{
+		{nats.ErrMaxPayload, 0, true},
+		{api(400), maxTries - 1, false},
+		{api(400), maxTries, true},
+		{api(429), 100, false}, // three blessd may drain into one stream at once
+		{api(409), 100, false},
+		{api(500), 100, false},
+		{jetstream.ErrAsyncPublishTimeout, 100, false},
+	} {
+		if _, final := (&item{tries: tt.tries}).refused(tt.err); final != tt.final {
+			t.Errorf("%v after %d tries: final %v, want %v", tt.err, tt.tries, final, tt.final)
+		}
+	}
+}

@@ -20,6 +20,7 @@ const maxConsumers = 50
 type consumers struct {
 	pending, ackPending *prometheus.GaugeVec
 	more                prometheus.Gauge
+	shown               map[string]bool // the consumers that have series
 }
 
 func newConsumers() *consumers {
@@ -54,10 +55,20 @@ func (s *Sink) refreshConsumers(ctx context.Context) error {
 	}
 	slices.SortFunc(durable, func(a, b *jetstream.ConsumerInfo) int { return strings.Compare(a.Name, b.Name) })
 	c := s.m.consumers
-	c.pending.Reset()
-	c.ackPending.Reset()
 	c.more.Set(float64(max(0, len(durable)-maxConsumers)))
-	for _, info := range durable[:min(len(durable), maxConsumers)] {
+	durable = durable[:min(len(durable), maxConsumers)]
+	now := make(map[string]bool, len(durable))
+	for _, info := range durable {
+		now[info.Name] = true
+	}
+	for name := range c.shown {
+		if !now[name] {
+			c.pending.DeleteLabelValues(s.o.Events.Name, name)
+			c.ackPending.DeleteLabelValues(s.o.Events.Name, name)
+		}
+	}
+	c.shown = now
+	for _, info := range durable {
 		c.pending.WithLabelValues(info.Stream, info.Name).Set(float64(info.NumPending))
 		c.ackPending.WithLabelValues(info.Stream, info.Name).Set(float64(info.NumAckPending))
 	}
