@@ -119,7 +119,11 @@ func (r *Relay) compare(ctx context.Context, high position) error {
 // forget drops everything that is on its way. It is all in the journal.
 func (r *Relay) forget() {
 	if r.moving != nil {
-		<-r.moving // it moves the cursor before the streams changed, or not at all
+		// It moves the cursor before the streams changed, or not at all. A sync that
+		// failed for good fails again.
+		if err := <-r.moving; err != nil {
+			r.Log.Debug("cursor not moved", zap.Error(err))
+		}
 		r.moving = nil
 	}
 	r.pending.each(func(it *item) {

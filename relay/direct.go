@@ -245,7 +245,7 @@ func (p *put) settle(ctx context.Context) error {
 // tooLate is the error of a time that has run out, with what it was spent on.
 func (p *put) tooLate(ctx context.Context) error {
 	now := time.Now()
-	p.Direct.late.Store(&now)
+	p.late.Store(&now)
 	if p.cause != nil {
 		return fmt.Errorf("%w (%w)", ctx.Err(), p.cause)
 	}
@@ -325,7 +325,8 @@ func (p *put) abandon() {
 		select {
 		case ack := <-it.future.Ok():
 			p.count(it, ack)
-		case <-it.future.Err():
+		case err := <-it.future.Err():
+			p.log.Debug("publish of a refused delivery failed", zap.Error(err))
 			p.metrics.abandoned(it)
 		}
 		<-p.slots

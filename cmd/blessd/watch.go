@@ -46,7 +46,7 @@ func (d *daemon) watchKeys(ctx context.Context) {
 	if err != nil {
 		d.log.Warn("key files cannot be watched, and are looked at from time to time instead", zap.Duration("every", lookInterval), zap.Error(err))
 	} else {
-		defer w.Close()
+		defer func() { _ = w.Close() }() // nothing is lost with it
 		told, lost = w.Events, w.Errors
 	}
 	tick := time.NewTicker(lookInterval)
@@ -70,10 +70,10 @@ func (d *daemon) watchKeys(ctx context.Context) {
 		case <-settle.C:
 			armed = false
 			state, seen := d.keyStates()
-			switch {
-			case state == seen:
+			switch state {
+			case seen:
 				changed = ""
-			case state == changed:
+			case changed:
 				changed = ""
 				d.reloadKeys()
 			default:
