@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -18,6 +19,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 var exhaustive = flag.Bool("exhaustive", false, "damage the files at every byte, not at some")
@@ -428,15 +431,17 @@ func TestTornTail(t *testing.T) {
 	for len(log) > 0 && log[len(log)-1] == 0 {
 		log = log[:len(log)-1]
 	}
-	refused := 0
+	refused, reported := 0, false
 	try := func(what string, b []byte) (complete uint64, ok bool) {
 		fs := copyFS(t, crashed, "journal")
 		replace(t, fs, name, b)
-		j, err := Open(Options{FS: fs, Dir: "journal"})
+		core, logged := observer.New(zap.WarnLevel)
+		j, err := Open(Options{FS: fs, Dir: "journal", Log: zap.New(core)})
 		if err != nil {
 			refused++
 			return 0, false
 		}
+		reported = logged.FilterMessageSnippet("not whole").Len() == 1
 		first, next := j.Bounds()
 		if first != 1 || next > records+1 {
 			t.Fatalf("%s: bounds are %d, %d", what, first, next)
@@ -452,8 +457,8 @@ func TestTornTail(t *testing.T) {
 		}
 		return next - 1, true
 	}
-	if n, ok := try("untouched", log); !ok || n != records {
-		t.Fatalf("%d records after a power cut (%v), want %d", n, ok, records)
+	if n, ok := try("untouched", log); !ok || n != records || reported {
+		t.Fatalf("%d records after a power cut (%v, reported as torn: %v), want %d", n, ok, reported, records)
 	}
 	var last uint64
 	for cut := 0; cut < len(log); cut += step {
@@ -464,6 +469,9 @@ func TestTornTail(t *testing.T) {
 		}
 		if n < last || n > uint64(cut/size) {
 			t.Errorf("%s: %d records, %d with less of the log", what, n, last)
+		}
+		if want := !wholeUpTo(log, cut); reported != want {
+			t.Errorf("%s: reported as torn: %v, want %v", what, reported, want)
 		}
 		last = n
 	}
@@ -489,6 +497,29 @@ func TestTornTail(t *testing.T) {
 	if want := flips * (len(log) - 32<<10) / len(log); refused < want {
 		t.Errorf("%d bit flips were refused, want at least %d", refused, want)
 	}
+}
+
+// wholeUpTo reports whether a log that is cut there ends with a whole write, by
+// the format in pebble's record package: chunks of length and kind, a header of
+// 19 bytes each, and zeros where a block of 32 KiB has no room for one.
+func wholeUpTo(log []byte, cut int) bool {
+	const block, header, full, last = 32 << 10, 19, 9, 12
+	end := 0
+	for at := 0; at+header <= cut; {
+		if left := block - at%block; left < header {
+			at += left
+			continue
+		}
+		kind := log[at+6]
+		at += header + int(binary.LittleEndian.Uint16(log[at+4:]))
+		if at <= cut && (kind == full || kind == last) {
+			end = at
+		}
+	}
+	if left := block - end%block; left < header && cut-end <= left {
+		return true // nothing but the padding is there
+	}
+	return end == cut
 }
 
 func list(tb testing.TB, fs vfs.FS, dir, suffix string) (names []string) {

@@ -204,6 +204,7 @@ func Open(o Options) (*Journal, error) {
 		return nil, fmt.Errorf("opening the journal: %w", err)
 	}
 	j.space = newSpace(fs, o.Dir, o.MinFree)
+	reportTorn(fs, o.Dir, log)
 	if err := j.openPebble(fs); err != nil {
 		return nil, fmt.Errorf("opening the journal in %s: %w", o.Dir, err)
 	}
