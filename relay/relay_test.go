@@ -26,19 +26,23 @@ import (
 // rig is a journal, an embedded NATS server, and relays between them, one after
 // the other.
 type rig struct {
-	t               *testing.T
+	t               testing.TB
 	dir             string
 	journal         *journal.Journal
 	embedded        *sink.Embedded
 	conn            *nats.Conn
 	js              jetstream.JetStream
 	window          time.Duration // duplicate window; 100 ms shows that it is not what prevents doubles
+	cursorInterval  time.Duration
 	quarantineBytes int64
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: t.TempDir(), window: 100 * time.Millisecond, quarantineBytes: 64 << 20}
+	r := &rig{
+		t: t, dir: t.TempDir(), window: 100 * time.Millisecond, quarantineBytes: 64 << 20,
+		cursorInterval: time.Hour,
+	} // the tests say when
 	var err error
 	r.journal, err = journal.Open(journal.Options{Dir: filepath.Join(r.dir, "journal"), Log: zap.NewNop()})
 	if err != nil {
@@ -80,7 +84,7 @@ func (r *rig) relay() (*Relay, *prometheus.Registry) {
 	}
 	relay, err := New(Options{
 		Journal: r.journal, Sink: s, Sync: r.embedded.Sync, OversizeDir: filepath.Join(r.dir, "oversize"), LateAfter: time.Hour, Registry: reg,
-		CursorInterval: time.Hour, // the tests say when
+		CursorInterval: r.cursorInterval,
 		Window:         64,
 	})
 	if err != nil {
