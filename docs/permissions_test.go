@@ -110,6 +110,10 @@ func TestPermissions(t *testing.T) {
 	if err := s.EventIDs(ctx, now.Time, func(string) {}); err != nil {
 		t.Error(err)
 	}
+	seen, erased, err := s.Erase(ctx, "MAIL_EVENTS", func([]byte) bool { return true }, false, nil)
+	if err != nil || seen != 1 || erased != 1 {
+		t.Errorf("erased %d of %d events: %v", erased, seen, err)
+	}
 	if err := s.Refresh(ctx); err != nil {
 		t.Error(err)
 	}

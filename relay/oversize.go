@@ -177,3 +177,32 @@ func syncDir(dir string) error {
 	}
 	return nil
 }
+
+// EraseOversize removes the bodies in the oversize directory for which match
+// returns true, with all that is about them, or with dryRun only counts them.
+func EraseOversize(dir string, match func(body []byte) bool, dryRun bool) (seen, matched int, err error) {
+	files, err := oversizeFiles(dir)
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, meta := range files {
+		b, err := os.ReadFile(oversizeRaw(meta))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return seen, matched, fmt.Errorf("read an oversize file: %w", err)
+		}
+		seen++
+		if !match(b) {
+			continue
+		}
+		matched++
+		if !dryRun {
+			if err := removeOversize(meta); err != nil {
+				return seen, matched, err
+			}
+		}
+	}
+	return seen, matched, nil
+}

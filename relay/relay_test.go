@@ -384,6 +384,31 @@ func TestOversizeMeta(t *testing.T) {
 	equal(t, "files", len(files), 3)
 }
 
+func TestEraseOversize(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "oversize")
+	for id, raw := range map[string]string{"a": "about me", "b": "about me", "c": "about you"} {
+		if _, err := writeOversize(dir, &sink.Quarantined{Provider: "enkod", Endpoint: "ru", ID: id, Raw: []byte(raw)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	about := func(b []byte) bool { return strings.Contains(string(b), "me") }
+	for _, c := range []struct {
+		dryRun               bool
+		seen, matched, files int
+	}{{true, 3, 2, 5}, {false, 3, 2, 2}, {false, 1, 0, 2}} {
+		seen, matched, err := EraseOversize(dir, about, c.dryRun)
+		if err != nil || seen != c.seen || matched != c.matched {
+			t.Errorf("dry run %v: %d of %d, %v; want %d of %d", c.dryRun, matched, seen, err, c.matched, c.seen)
+		}
+		if files, err := os.ReadDir(dir); err != nil || len(files) != c.files {
+			t.Errorf("dry run %v: %d files are left, want %d", c.dryRun, len(files), c.files)
+		}
+	}
+	if seen, matched, err := EraseOversize(filepath.Join(dir, "none"), about, false); seen+matched != 0 || err != nil {
+		t.Errorf("without a directory: %d of %d, %v", matched, seen, err)
+	}
+}
+
 func TestQuarantineFull(t *testing.T) {
 	r := newRig(t)
 	r.quarantineBytes = 64 << 10

@@ -56,17 +56,23 @@ func (q *Quarantine) Get(ctx context.Context, seq uint64) (Quarantined, error) {
 
 // Delete removes one message for good. That there is none is no error.
 func (q *Quarantine) Delete(ctx context.Context, seq uint64) error {
+	return deleteMsg(ctx, q.stream, seq, q.stream.DeleteMsg)
+}
+
+// deleteMsg removes a message of st by one of its two ways to do that. That there
+// is none is no error.
+func deleteMsg(ctx context.Context, st jetstream.Stream, seq uint64, del func(context.Context, uint64) error) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	err := q.stream.DeleteMsg(ctx, seq)
+	err := del(ctx, seq)
 	if errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
 		// The client hands on the text alone of why not.
-		if _, get := q.Get(ctx, seq); errors.Is(get, ErrGone) {
+		if _, get := st.GetMsg(ctx, seq); errors.Is(get, jetstream.ErrMsgNotFound) {
 			return nil
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("delete message %d of the quarantine: %w", seq, err)
+		return fmt.Errorf("delete message %d of stream %s: %w", seq, st.CachedInfo().Config.Name, err)
 	}
 	return nil
 }

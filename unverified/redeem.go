@@ -198,3 +198,43 @@ func (s *Store) markFound(it found, reason string) error {
 	}
 	return s.mark(it.endpoint, it.record, reason)
 }
+
+// Erase lets go every delivery for which match returns true for its body, or with
+// dryRun only counts them. It tells progress, if not nil, after each delivery.
+func (s *Store) Erase(ctx context.Context, match func(body []byte) bool, dryRun bool, progress func(seen, matched int)) (seen, matched int, err error) {
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return 0, 0, ctx.Err()
+	}
+	if err := s.flush(ctx); err != nil {
+		return 0, 0, err
+	}
+	for _, it := range s.choose(Filter{}) {
+		if ctx.Err() != nil {
+			return seen, matched, ctx.Err()
+		}
+		d, err := s.read(it)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case errors.Is(err, delivery.ErrDamaged) || errors.Is(err, delivery.ErrVersion):
+			seen++ // nobody can say whose it is
+			continue
+		case err != nil:
+			return seen, matched, fmt.Errorf("read an unverified delivery: %w", err)
+		}
+		seen++
+		if match(d.Body) {
+			matched++
+			if !dryRun {
+				s.letGo(it)
+			}
+		}
+		if progress != nil {
+			progress(seen, matched)
+		}
+	}
+	return seen, matched, nil
+}

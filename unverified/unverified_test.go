@@ -321,3 +321,26 @@ func TestDamagedFilesAreLetGo(t *testing.T) {
 	want(t, "files", len(files(t, dir)), 0)
 	want(t, "records", testutil.ToFloat64(s.metrics.records), 0)
 }
+
+// What was kept for a final reason is erased like the rest, and a restart finds
+// nothing of it.
+func TestErase(t *testing.T) {
+	dir := t.TempDir()
+	s, _ := open(t, dir, 1<<20, acme, eu)
+	s.Keep(refused(acme, 1, "about me"), "bad_signature")
+	s.Keep(refused(eu, 2, "about me, too"), "forgery_suspected")
+	s.Keep(refused(eu, 3, "about you"), "bad_signature")
+	about := func(b []byte) bool { return strings.Contains(string(b), "me") }
+	for _, c := range []struct {
+		dryRun        bool
+		seen, matched int
+	}{{true, 3, 2}, {false, 3, 2}, {false, 1, 0}} {
+		seen, matched, err := s.Erase(t.Context(), about, c.dryRun, nil)
+		if err != nil || seen != c.seen || matched != c.matched {
+			t.Errorf("dry run %v: %d of %d, %v; want %d of %d", c.dryRun, matched, seen, err, c.matched, c.seen)
+		}
+	}
+	closeStore(t, s)
+	again, _ := open(t, dir, 1<<20, acme, eu)
+	want(t, "left after a restart", bodies(t, again, Filter{}), []string{"about you"})
+}

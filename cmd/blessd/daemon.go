@@ -391,7 +391,7 @@ func (d *daemon) window() int {
 // receiver, to NATS.
 func (d *daemon) startRelay(context.Context) error {
 	series := seriesOf(d.inForce.Load().endpoints)
-	oversize := filepath.Join(d.cfg.DataDir, "oversize")
+	oversize := filepath.Join(d.cfg.DataDir, oversizeDir)
 	lateAfter := time.Duration(d.cfg.NATS.Stream.DuplicateWindow)
 	running, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -520,6 +520,7 @@ func (d *daemon) startAdmin(context.Context) error {
 	}
 	d.admin = a
 	a.operate("POST /-/replay", d.serveReplay)
+	a.operate("POST /-/erase", d.serveErase)
 	d.onStop("replay", d.replays.ended)
 	d.serve("admin listener", func() error { return a.serve(d.adminAddr) })
 	// It answers "not ready" until the rest has stopped: its place among the

@@ -128,6 +128,32 @@ func replay(ctx context.Context, running *overrides, admin adminFlags, o *replay
 	if err != nil {
 		return err
 	}
+	return readLines(ctx, answer, func(b []byte) (last bool, err error) {
+		var line replayLine
+		if err := json.Unmarshal(b, &line); err != nil {
+			return false, errNotBlessd
+		}
+		if !line.Done {
+			line.progress(talk)
+			return false, nil
+		}
+		if format == "json" {
+			_, err = out.Write(b)
+		} else {
+			err = line.show(out)
+		}
+		if err == nil && line.Error != "" {
+			err = errors.New(line.Error)
+		}
+		return true, err
+	})
+}
+
+// errNotBlessd says that the admin listener's answer is of another kind.
+var errNotBlessd = errors.New("what answers at the admin listener is not this version of blessd")
+
+// readLines hands the lines of an answer on until the last one.
+func readLines(ctx context.Context, answer *http.Response, each func(line []byte) (last bool, err error)) error {
 	defer answer.Body.Close()
 	in := bufio.NewReader(answer.Body)
 	for {
@@ -138,26 +164,9 @@ func replay(ctx context.Context, running *overrides, admin adminFlags, o *replay
 			}
 			return fmt.Errorf("blessd broke off: what was done is done, and the same command does the rest: %w", err)
 		}
-		var line replayLine
-		if err := json.Unmarshal(b, &line); err != nil {
-			return errors.New("what answers at the admin listener is not this version of blessd")
-		}
-		if !line.Done {
-			line.progress(talk)
-			continue
-		}
-		if format == "json" {
-			_, err = out.Write(b)
-		} else {
-			err = line.show(out)
-		}
-		if err != nil {
+		if last, err := each(b); last || err != nil {
 			return err
 		}
-		if line.Error != "" {
-			return errors.New(line.Error)
-		}
-		return nil
 	}
 }
 

@@ -61,10 +61,10 @@ const (
 	lineTime = 3 * time.Second
 )
 
-// errReplayStopped is why a replay ends when blessd does.
+// errReplayStopped is why a replay or an erasure ends when blessd does.
 var errReplayStopped = errors.New("blessd is stopping: what was done is done, and the same command does the rest")
 
-// replays lets one replay run at a time, and none once blessd stops.
+// replays lets one replay or erasure run at a time, and none once blessd stops.
 type replays struct {
 	turn chan struct{}
 	ctx  context.Context
@@ -112,47 +112,64 @@ func (d *daemon) serveReplay(w http.ResponseWriter, q *http.Request) {
 		answer(w, http.StatusConflict, "no refused deliveries are kept: unverified.max_bytes is 0")
 		return
 	}
-	ctx, end, ok := d.replays.begin(q.Context())
+	ctx, end, ok := d.beginWork(w, q)
+	if !ok {
+		return
+	}
+	defer end()
+	say := d.answerLines(w)
+	line := d.replay(ctx, &o, func(line replayLine) {
+		line.DryRun = o.DryRun
+		say(line, false)
+	})
+	line.Done, line.DryRun = true, o.DryRun
+	end() // who has the answer may ask for the next
+	say(line, true)
+}
+
+// beginWork gives q the turn of those that take long, or refuses it. After ok the
+// caller calls end, once or more often.
+func (d *daemon) beginWork(w http.ResponseWriter, q *http.Request) (ctx context.Context, end func(), ok bool) {
+	ctx, end, ok = d.replays.begin(q.Context())
 	switch {
 	case d.draining.Load():
 		if ok {
 			end()
 		}
 		answer(w, http.StatusServiceUnavailable, "blessd is stopping")
-		return
+		return nil, nil, false
 	case !ok:
-		answer(w, http.StatusConflict, "another replay is running")
-		return
+		answer(w, http.StatusConflict, "another replay or erasure is running")
+		return nil, nil, false
 	}
-	end = sync.OnceFunc(end)
-	defer end()
+	return ctx, sync.OnceFunc(end), true
+}
+
+// answerLines begins an answer of lines of JSON: some that say how far it is, of
+// which it leaves out all but one a second, and a last one.
+func (d *daemon) answerLines(w http.ResponseWriter) func(line any, last bool) {
 	out := http.NewResponseController(w)
 	// The deadline for the request's headers and body would end the context.
 	_ = out.SetReadDeadline(time.Time{}) // a test's recorder has none
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.Header().Set("Cache-Control", "no-store")
-	var last time.Time
-	say := func(line replayLine) {
-		if now := time.Now(); !line.Done {
-			if now.Sub(last) < progressEvery {
+	var said time.Time
+	return func(line any, last bool) {
+		if now := time.Now(); !last {
+			if now.Sub(said) < progressEvery {
 				return
 			}
-			last = now
+			said = now
 		}
-		line.DryRun = o.DryRun
 		b, err := json.MarshalWithOption(line, json.DisableHTMLEscape())
 		if err != nil {
-			d.log.Error("progress of a replay cannot be encoded", zap.Error(err))
+			d.log.Error("an answer cannot be encoded", zap.Error(err))
 			return
 		}
 		_ = out.SetWriteDeadline(time.Now().Add(lineTime))
 		_, _ = w.Write(append(b, '\n')) // a client that has gone ends the context
 		_ = out.Flush()
 	}
-	line := d.replay(ctx, &o, say)
-	line.Done = true
-	end() // who has the answer may ask for the next
-	say(line)
 }
 
 // replayer is what has the quarantine.
