@@ -21,7 +21,8 @@ func parsePerson(s string) (person, error) {
 		}
 	}
 	local, domain, at := strings.Cut(s, "@")
-	if strings.ContainsAny(s, " \t\r\n\"<>,;") || !(at && local != "" && domain != "") && !(!at && digits >= 6) {
+	email, phone := at && local != "" && domain != "", !at && digits >= 6
+	if strings.ContainsAny(s, " \t\r\n\"<>,;") || !email && !phone {
 		return person{}, errors.New("neither an e-mail address nor a phone number")
 	}
 	return person{[]byte(s)}, nil
@@ -71,10 +72,11 @@ func (p person) inPlain(b []byte) bool {
 			return false
 		}
 		start, end := at+i, at+i+len(p.address)
-		before := start > 0 && inAddress(b[start-1])
-		// A full stop behind it ends a sentence, unless a name follows.
-		after := end < len(b) && inAddress(b[end]) && !(b[end] == '.' && (end+1 == len(b) || !inAddress(b[end+1])))
-		if !before && !after {
+		rest := b[end:]
+		if len(rest) > 0 && rest[0] == '.' {
+			rest = rest[1:] // the end of a sentence, unless a name follows
+		}
+		if before := start > 0 && inAddress(b[start-1]); !before && (len(rest) == 0 || !inAddress(rest[0])) {
 			return true
 		}
 		at = start + 1
