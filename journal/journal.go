@@ -49,6 +49,9 @@ var (
 	ErrClosed = errors.New("journal is closed")
 	// ErrNotFound: the record was consumed, is not yet synced, or does not exist.
 	ErrNotFound = errors.New("no such record")
+	// ErrCorrupt is wrapped by Open's errors when files are not what was written.
+	// Salvage can help.
+	ErrCorrupt = errors.New("journal is damaged")
 	// ErrDamaged: this record should be there and is not readable as it was
 	// written. Others are not affected: the caller goes on with the next index.
 	ErrDamaged = errors.New("record is damaged")
@@ -174,38 +177,18 @@ type group struct {
 // When it returns an error after the disk failed in the middle of it, the
 // directory stays locked until the process ends.
 func Open(o Options) (*Journal, error) {
-	log := o.Log
-	if log == nil {
-		log = zap.NewNop()
-	}
-	fs := o.FS
-	if fs == nil {
-		fs = vfs.Default
-	}
-	if o.MaxBytes < 0 {
-		return nil, fmt.Errorf("opening the journal: MaxBytes %d is negative", o.MaxBytes)
-	}
-	j := &Journal{
-		dir:       o.Dir,
-		maxBytes:  uint64(o.MaxBytes),
-		log:       log,
-		failed:    make(chan struct{}),
-		abandoned: make(chan struct{}),
-		stopped:   make(chan struct{}),
-		wake:      make(chan struct{}, 1),
-		notify:    make(chan struct{}, 1),
-		room:      make(chan struct{}),
-		advanced:  make(chan struct{}),
-
-		maxQueued:    defaultMaxQueued,
-		closeTimeout: defaultCloseTimeout,
-	}
-	if err := prepareDir(fs, o.Dir); err != nil {
-		return nil, fmt.Errorf("opening the journal: %w", err)
+	j, fs, err := newJournal(o)
+	if err != nil {
+		return nil, err
 	}
 	j.space = newSpace(fs, o.Dir, o.MinFree)
-	reportTorn(fs, o.Dir, log)
+	if err := checkLogs(fs, o.Dir, j.log); err != nil {
+		return nil, fmt.Errorf("opening the journal in %s: %w", o.Dir, err)
+	}
 	if err := j.openPebble(fs); err != nil {
+		if pebble.IsCorruptionError(err) {
+			err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+		}
 		return nil, fmt.Errorf("opening the journal in %s: %w", o.Dir, err)
 	}
 	if err := j.load(); err != nil {
@@ -223,6 +206,39 @@ func Open(o Options) (*Journal, error) {
 		j.notify <- struct{}{}
 	}
 	return j, nil
+}
+
+// newJournal returns a journal that is not open, its directory made ready.
+func newJournal(o Options) (*Journal, vfs.FS, error) {
+	log := o.Log
+	if log == nil {
+		log = zap.NewNop()
+	}
+	fs := o.FS
+	if fs == nil {
+		fs = vfs.Default
+	}
+	if o.MaxBytes < 0 {
+		return nil, nil, fmt.Errorf("opening the journal: MaxBytes %d is negative", o.MaxBytes)
+	}
+	if err := prepareDir(fs, o.Dir); err != nil {
+		return nil, nil, fmt.Errorf("opening the journal: %w", err)
+	}
+	return &Journal{
+		dir:       o.Dir,
+		maxBytes:  uint64(o.MaxBytes),
+		log:       log,
+		failed:    make(chan struct{}),
+		abandoned: make(chan struct{}),
+		stopped:   make(chan struct{}),
+		wake:      make(chan struct{}, 1),
+		notify:    make(chan struct{}, 1),
+		room:      make(chan struct{}),
+		advanced:  make(chan struct{}),
+
+		maxQueued:    defaultMaxQueued,
+		closeTimeout: defaultCloseTimeout,
+	}, fs, nil
 }
 
 // prepareDir makes the directory, private to us, and makes its name durable: a
@@ -253,13 +269,20 @@ func prepareDir(fs vfs.FS, dir string) error {
 		}
 	}
 	for _, d := range sync {
-		f, err := fs.OpenDir(d)
-		if err != nil {
-			return fmt.Errorf("opening a parent directory: %w", err)
+		if err := syncDirectory(fs, d); err != nil {
+			return err
 		}
-		if err := errors.Join(f.Sync(), f.Close()); err != nil {
-			return fmt.Errorf("syncing a parent directory: %w", err)
-		}
+	}
+	return nil
+}
+
+func syncDirectory(fs vfs.FS, dir string) error {
+	f, err := fs.OpenDir(dir)
+	if err != nil {
+		return fmt.Errorf("opening a directory: %w", err)
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("syncing a directory: %w", err)
 	}
 	return nil
 }

@@ -37,6 +37,8 @@ func recordKey(index uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{recordPrefix}, index)
 }
 
+func indexOf(recordKey []byte) uint64 { return binary.BigEndian.Uint64(recordKey[1:]) }
+
 func putRecord(b *pebble.Batch, p position, now time.Time, value []byte) {
 	op := b.SetDeferred(1+8, headerSize+len(value))
 	op.Key[0] = recordPrefix
@@ -194,7 +196,7 @@ func lastRecord(db *pebble.DB) (index uint64, found bool, err error) {
 		if len(key) != 1+8 {
 			return 0, false, errors.Join(fmt.Errorf("the key %x is not one of a journal", key), it.Close())
 		}
-		index, found = binary.BigEndian.Uint64(key[1:]), true
+		index, found = indexOf(key), true
 	}
 	return index, found, errors.Join(it.Error(), it.Close())
 }

@@ -245,6 +245,9 @@ func (d *daemon) openJournal(context.Context) error {
 		Dir: dir, MaxBytes: int64(d.cfg.Journal.MaxBytes),
 		Log: d.log.Named("journal"), Registerer: d.registry,
 	})
+	if errors.Is(err, journal.ErrCorrupt) {
+		return fmt.Errorf("%w\n`blessd salvage` says what can be saved", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -85,7 +85,7 @@ canonical events to NATS JetStream.`,
 	})
 	root.SetVersionTemplate("{{.Version}}")
 	root.AddCommand(
-		newServeCommand(), newCheckCommand(), newSendCommand(), newTailCommand(), newReplayCommand(), newEraseCommand(),
+		newServeCommand(), newCheckCommand(), newSendCommand(), newTailCommand(), newReplayCommand(), newEraseCommand(), newSalvageCommand(),
 		newDemoCommand(), newSchemaCommand(), newVersionCommand(),
 	)
 	// Too many or unknown arguments are usage errors as well.
