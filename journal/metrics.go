@@ -2,6 +2,7 @@ package journal
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -27,10 +28,12 @@ func newMetrics(j *Journal, r prometheus.Registerer) (*metrics, error) {
 			Help: "Appends to the journal that were not acknowledged.",
 		}, []string{"reason"}),
 		sync: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:                        "blessd_journal_sync_seconds",
-			Help:                        "How long it took to write and sync one batch of records.",
-			Buckets:                     []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 4},
-			NativeHistogramBucketFactor: 1.1,
+			Name:                            "blessd_journal_sync_seconds",
+			Help:                            "How long it took to write and sync one batch of records.",
+			Buckets:                         []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 4},
+			NativeHistogramBucketFactor:     1.1,
+			NativeHistogramMaxBucketNumber:  100,
+			NativeHistogramMinResetDuration: time.Hour,
 		}),
 	}
 	for _, reason := range []string{reasonClosed, reasonFailed, reasonFull, reasonNoSpace, reasonTimeout} {

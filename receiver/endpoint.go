@@ -123,6 +123,7 @@ type endpoint struct {
 	seen     *tokenTable
 	metrics  *endpointMetrics
 	warnings map[reason]*allowance
+	slow     *allowance
 	// reports bounds the log lines about each result of a signature that is only
 	// reported.
 	reports map[string]*allowance
@@ -188,6 +189,7 @@ func (r *Receiver) compileOne(e Endpoint, slots int) *endpoint {
 	for _, result := range append(Variants(), reportNone, reportMissing, reportAmbiguous) {
 		c.reports[result] = newAllowance()
 	}
+	c.slow = newAllowance()
 	c.warnings = make(map[reason]*allowance, len(refusals))
 	for i := range refusals {
 		c.warnings[refusals[i].reason] = newAllowance()

@@ -2,6 +2,7 @@ package receiver
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"time"
@@ -113,6 +114,32 @@ func (m *metrics) endpoint(e *endpoint) *endpointMetrics {
 	return p
 }
 
+// slow is from when on a request gets an exemplar without a trace of its own, and a
+// log line with the same request_id.
+const slow = 500 * time.Millisecond
+
+// exemplar leads from a point in a graph to the request: by the trace that it came
+// with, or to the log line of one that took long. Nil is none.
+func (x *exchange) exemplar(o outcome, took time.Duration) prometheus.Labels {
+	switch {
+	case o.reason != "": // by strangers, perhaps
+		return nil
+	case x.trace != "":
+		return prometheus.Labels{"trace_id": x.trace[3:35]}
+	case took >= slow:
+		return prometheus.Labels{"request_id": x.requestID()}
+	}
+	return nil
+}
+
+// requestID names the request in the log. It is made up: providers send none.
+func (x *exchange) requestID() string {
+	if x.id == "" {
+		x.id = fmt.Sprintf("%016x", rand.Uint64())
+	}
+	return x.id
+}
+
 // count enters one finished request.
 func (p *endpointMetrics) count(x *exchange, o outcome, status int, took time.Duration) {
 	p.codes[status].Inc()
@@ -128,8 +155,8 @@ func (p *endpointMetrics) count(x *exchange, o outcome, status int, took time.Du
 	if x.read {
 		p.size.Observe(float64(len(x.body)))
 	}
-	if h, ok := p.duration.(prometheus.ExemplarObserver); ok && x.trace != "" && o.reason == "" {
-		h.ObserveWithExemplar(took.Seconds(), prometheus.Labels{"trace_id": x.trace[3:35]})
+	if h, ok := p.duration.(prometheus.ExemplarObserver); ok {
+		h.ObserveWithExemplar(took.Seconds(), x.exemplar(o, took))
 	} else {
 		p.duration.Observe(took.Seconds())
 	}

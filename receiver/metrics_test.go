@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
@@ -94,6 +95,43 @@ func TestSeriesExistAtZero(t *testing.T) {
 		if bs := m.GetHistogram().GetBucket(); len(bs) != 8 || bs[0].GetUpperBound() != 256 || bs[7].GetUpperBound() != 256<<14 {
 			t.Errorf("buckets of the sizes: %v", bs)
 		}
+	}
+}
+
+// A slow request can be found in the log from its point in a graph, and a strange
+// one leaves no such trace.
+func TestExemplars(t *testing.T) {
+	b := newBench(t, Limits{}, mailgunEndpoint())
+	answer := func(trace string, took time.Duration, o outcome) (labels string) {
+		b.metrics.duration.Reset()
+		e := b.routes.Load().byName["eu"]
+		e.metrics = b.metrics.endpoint(e)
+		b.answer(&exchange{
+			w: httptest.NewRecorder(), q: httptest.NewRequest("POST", "/hooks/eu", nil), endpoint: e, trace: trace, start: time.Now().Add(-took),
+		}, o)
+		for _, m := range gather(t, b)["blessd_webhook_request_duration_seconds"] {
+			for _, bucket := range m.GetHistogram().GetBucket() {
+				for _, pair := range bucket.GetExemplar().GetLabel() {
+					labels += pair.GetName() + "=" + pair.GetValue()
+				}
+			}
+		}
+		return labels
+	}
+	trace := "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	if got, want := answer(trace, 0, blessed), "trace_id=4bf92f3577b34da6a3ce929d0e0e4736"; got != want {
+		t.Errorf("traced: got exemplar %q, want %q", got, want)
+	}
+	got := answer("", time.Second, blessed)
+	id, found := strings.CutPrefix(got, "request_id=")
+	if !found || len(id) != 16 {
+		t.Errorf("slow: got exemplar %q, want a request_id", got)
+	}
+	if want := `"msg":"request answered slowly","provider":"mailgun","endpoint":"eu","request_id":"` + id + `"`; !strings.Contains(b.logs.String(), want) {
+		t.Errorf("no log line has %s", want)
+	}
+	if got := answer(trace, time.Second, refused(badSignature)); got != "" {
+		t.Errorf("refused: got exemplar %q, want none", got)
 	}
 }
 

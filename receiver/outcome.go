@@ -156,12 +156,20 @@ func (r *Receiver) answer(x *exchange, o outcome) {
 func (r *Receiver) logAnswer(x *exchange, o outcome, f *refusal, status int, took time.Duration) {
 	e := x.endpoint
 	if c := r.log.Check(zap.DebugLevel, "request answered"); c != nil {
-		c.Write(zap.String("provider", e.Provider), zap.String("endpoint", e.Name), zap.Int("code", status),
+		c.Write(zap.String("request_id", x.requestID()), zap.String("provider", e.Provider), zap.String("endpoint", e.Name), zap.Int("code", status),
 			zap.String("reason", string(o.reason)), zap.Bool("validation", o.probe), zap.Bool("unproven", o.unproven != nil), zap.Int("bytes", len(x.body)),
 			zap.String("verified", string(x.verified.Method)), zap.String("key", x.verified.Key),
 			zap.Duration("took", took), zap.String("remote", x.q.RemoteAddr), zap.Error(o.err))
 	}
 	if f == nil {
+		if took < slow {
+			return
+		}
+		if ok, suppressed := e.slow.allow(); ok {
+			r.log.Warn("request answered slowly", zap.String("provider", e.Provider), zap.String("endpoint", e.Name),
+				zap.String("request_id", x.requestID()), zap.Duration("took", took), zap.Int("bytes", len(x.body)),
+				zap.Int64("suppressed", suppressed))
+		}
 		return
 	}
 	// Strangers can cause refusals without end: each endpoint and reason has its

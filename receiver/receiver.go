@@ -139,6 +139,7 @@ type exchange struct {
 	body     []byte
 	read     bool // the body is whole
 	trace    string
+	id       string // what requestID has made up
 	verified delivery.Verification
 }
 

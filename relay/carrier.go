@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"fmt"
 	"iter"
 	"sync"
@@ -27,6 +28,22 @@ type carrier struct {
 	element   func(d *delivery.Delivery, element, equal int) iter.Seq[normalize.Result]
 	files     sync.Mutex // for the oversize directory
 	replaying sync.Mutex // held by Replay
+}
+
+// recall asks the stream for the newest event of each endpoint that had none since
+// the start, so that a restart does not hide a silence. It is no more than that:
+// when NATS does not answer, the time stays unknown.
+func (c *carrier) recall(ctx context.Context) {
+	for _, e := range c.metrics.silent() {
+		t, err := c.sink.LastReceived(ctx, e.Provider, e.Name)
+		if err != nil {
+			c.log.Debug("newest event not read back", zap.Error(err))
+			return
+		}
+		if !t.IsZero() {
+			c.metrics.receivedAt(e, t)
+		}
+	}
 }
 
 // items normalizes d and hands on what comes out. A panic of the normalizer costs

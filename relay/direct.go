@@ -136,6 +136,7 @@ func (d *Direct) Run(ctx context.Context) error {
 		pause := time.Second
 		if err == nil {
 			d.notReady("")
+			d.recall(ctx)
 			missing = d.missing
 			wait = 50 * time.Millisecond
 		} else {

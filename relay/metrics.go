@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -58,12 +59,14 @@ type Endpoint struct{ Provider, Name string }
 type metrics struct {
 	receivedTotal    *prometheus.CounterVec
 	publishedTotal   *prometheus.CounterVec
+	bouncedTotal     *prometheus.CounterVec
 	duplicateTotal   *prometheus.CounterVec
 	quarantinedTotal *prometheus.CounterVec
 	abandonedTotal   *prometheus.CounterVec
 	lateTotal        *prometheus.CounterVec
 	lag              *prometheus.HistogramVec
 	lastReceived     *prometheus.GaugeVec
+	newest           newest
 	pending          prometheus.Gauge
 	settled          prometheus.Gauge
 	cursor           prometheus.Gauge
@@ -80,8 +83,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
 	}
 	m := &metrics{
+		newest:           newest{of: map[Endpoint]time.Time{}},
 		receivedTotal:    counter("blessd_events_received_total", "Results of normalizing, before publishing; type \"unreadable\" is what could not be understood.", "provider", "endpoint", "type"),
 		publishedTotal:   counter("blessd_events_published_total", "Events that NATS has acknowledged.", "provider", "endpoint", "type"),
+		bouncedTotal:     counter("blessd_events_bounced_total", "Events of type email.bounced that NATS has acknowledged, by the class of the bounce.", "provider", "endpoint", "class"),
 		duplicateTotal:   counter("blessd_events_duplicate_total", "Events that the stream held already.", "provider", "endpoint"),
 		quarantinedTotal: counter("blessd_events_quarantined_total", "Bodies, elements and events that went to quarantine.", "provider", "endpoint", "reason"),
 		abandonedTotal:   counter("blessd_events_abandoned_total", "Events that were not published at this attempt, and that the provider or the journal brings again.", "provider", "endpoint"),
@@ -94,7 +99,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			NativeHistogramMinResetDuration: time.Hour,
 		}, []string{"provider", "endpoint"}),
 		lastReceived: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "blessd_event_last_received_timestamp_seconds", Help: "When the newest event that was normalized had been received; 0 before the first since the start.",
+			Name: "blessd_event_last_received_timestamp_seconds", Help: "When the newest event had been received that was normalized, or that the stream held at the start; 0 before the first.",
 		}, []string{"provider", "endpoint"}),
 		pending:      gauge("blessd_publish_pending", "Normalized events that await their acknowledgement by NATS."),
 		settled:      gauge("blessd_relay_settled_record", "Journal record up to which everything is published or quarantined."),
@@ -107,7 +112,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.receivedTotal, m.publishedTotal, m.duplicateTotal, m.quarantinedTotal, m.abandonedTotal, m.lateTotal, m.lag,
+		m.receivedTotal, m.publishedTotal, m.bouncedTotal, m.duplicateTotal, m.quarantinedTotal, m.abandonedTotal, m.lateTotal, m.lag,
 		m.lastReceived, m.pending, m.settled, m.cursor, m.cursorErrors, m.oversize, m.backwards,
 	} {
 		if err := reg.Register(c); err != nil {
@@ -129,11 +134,15 @@ func (c *carrier) SetEndpoints(endpoints []Endpoint) {
 		for _, reason := range Reasons() {
 			m.quarantinedTotal.WithLabelValues(e.Provider, e.Name, reason)
 		}
+		for _, class := range bounceClasses {
+			m.bouncedTotal.WithLabelValues(e.Provider, e.Name, string(class))
+		}
 		m.duplicateTotal.WithLabelValues(e.Provider, e.Name)
 		m.abandonedTotal.WithLabelValues(e.Provider, e.Name)
 		m.lateTotal.WithLabelValues(e.Provider, e.Name)
 		m.lag.WithLabelValues(e.Provider, e.Name)
 		m.lastReceived.WithLabelValues(e.Provider, e.Name)
+		m.newest.know(e)
 	}
 	// Records that cannot be read belong to nobody.
 	m.receivedTotal.WithLabelValues(Unknown, Unknown, unreadable)
@@ -149,7 +158,7 @@ func (m *metrics) received(provider, endpoint, typ string) {
 // event counts a normalized event.
 func (m *metrics) event(e *event.Event, lateAfter time.Duration) {
 	m.received(e.Provider, e.Endpoint, string(e.Type))
-	m.lastReceived.WithLabelValues(e.Provider, e.Endpoint).Set(float64(e.Received.UnixMilli()) / 1e3)
+	m.receivedAt(Endpoint{e.Provider, e.Endpoint}, e.Received.Time)
 	if e.TimeSource != event.TimeFromProvider {
 		return
 	}
@@ -160,8 +169,58 @@ func (m *metrics) event(e *event.Event, lateAfter time.Duration) {
 	}
 }
 
+// bounceClasses are the values of the label "class".
+var bounceClasses = []event.BounceClass{event.BounceHard, event.BounceSoft, event.BounceUnknown}
+
+// newest is when the newest event of each endpoint was received.
+type newest struct {
+	mu sync.Mutex
+	of map[Endpoint]time.Time
+}
+
+// know begins with an endpoint of which no event has been seen.
+func (n *newest) know(e Endpoint) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if _, known := n.of[e]; !known {
+		n.of[e] = time.Time{}
+	}
+}
+
+// receivedAt notes that an event of e was received. What is replayed is older than
+// what came since, and says nothing.
+func (m *metrics) receivedAt(e Endpoint, t time.Time) {
+	m.newest.mu.Lock()
+	defer m.newest.mu.Unlock()
+	if !t.After(m.newest.of[e]) {
+		return
+	}
+	m.newest.of[e] = t
+	m.lastReceived.WithLabelValues(e.Provider, e.Name).Set(float64(t.UnixMilli()) / 1e3)
+}
+
+// silent returns the endpoints of which no event is known.
+func (m *metrics) silent() []Endpoint {
+	m.newest.mu.Lock()
+	defer m.newest.mu.Unlock()
+	var es []Endpoint
+	for e, t := range m.newest.of {
+		if t.IsZero() {
+			es = append(es, e)
+		}
+	}
+	return es
+}
+
 func (m *metrics) published(it *item) {
 	m.publishedTotal.WithLabelValues(it.provider, it.endpoint, it.typ).Inc()
+	if e := it.result.Event; e != nil && e.Type == event.EmailBounced {
+		class := event.BounceUnknown
+		if e.Bounce != nil && slices.Contains(bounceClasses, e.Bounce.Class) {
+			class = e.Bounce.Class
+		}
+		m.bouncedTotal.WithLabelValues(it.provider, it.endpoint, string(class)).Inc()
+	}
 	m.pending.Dec()
 }
 

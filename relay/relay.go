@@ -356,6 +356,7 @@ func (r *Relay) begin(ctx context.Context) error {
 		return err
 	}
 	r.rewound = [2]bool{}
+	r.recall(ctx)
 	r.Log.Info("relay starts", zap.Uint64("record", r.next), zap.Uint64("journal_end", end), zap.Int("already_in_stream", r.seen.len()))
 	return nil
 }

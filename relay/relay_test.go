@@ -236,6 +236,65 @@ func TestRelayInOrder(t *testing.T) {
 	}
 }
 
+// What a restart must not hide: for how long an endpoint has been silent. What is
+// replayed is no sign of life.
+func TestLastReceived(t *testing.T) {
+	r := newRig(t)
+	at := func(reg *prometheus.Registry) (s float64) {
+		return conserved(t, reg)["blessd_event_last_received_timestamp_seconds"]
+	}
+	r.put(sent("a"))
+	late := sent("b")
+	late.Received = late.Received.Add(time.Hour)
+	r.put(late)
+	r.put(sent("c")) // of an hour before
+	relay, reg := r.relay()
+	equal(t, "before the first", at(reg), 0)
+	r.drain(relay)
+	equal(t, "newest", at(reg), float64(late.Received.Unix()))
+
+	last := sent("d")
+	last.Received = late.Received.Add(time.Hour)
+	r.put(last)
+	relay, _ = r.relay()
+	r.drain(relay)
+	relay, reg = r.relay()
+	r.drain(relay)
+	equal(t, "after a restart", at(reg), float64(last.Received.Unix()))
+}
+
+func TestBounceClasses(t *testing.T) {
+	r := newRig(t)
+	for i, class := range []event.BounceClass{event.BounceHard, event.BounceSoft, event.BounceSoft, ""} {
+		r.put(sent(fmt.Sprint("m", i, ":", class)))
+	}
+	r.put(sent("delivered"))
+	relay, reg := r.relay()
+	relay.each = func(d *delivery.Delivery) iter.Seq[normalize.Result] {
+		return func(yield func(normalize.Result) bool) {
+			for result := range normalize.Each(d) {
+				if _, class, found := strings.Cut(result.Event.Message.ID, ":"); found {
+					result.Event.Type, result.Event.Bounce = event.EmailBounced, &event.Bounce{Class: event.BounceClass(class)}
+				}
+				if !yield(result) {
+					return
+				}
+			}
+		}
+	}
+	r.drain(relay)
+	want := `
+# HELP blessd_events_bounced_total Events of type email.bounced that NATS has acknowledged, by the class of the bounce.
+# TYPE blessd_events_bounced_total counter
+blessd_events_bounced_total{class="hard",endpoint="ru",provider="enkod"} 1
+blessd_events_bounced_total{class="soft",endpoint="ru",provider="enkod"} 2
+blessd_events_bounced_total{class="unknown",endpoint="ru",provider="enkod"} 1
+`
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "blessd_events_bounced_total"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNoDoublesAfterCrash(t *testing.T) {
 	r := newRig(t)
 	want := r.putMany(0, 50)

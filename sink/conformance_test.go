@@ -66,6 +66,7 @@ func TestConformance(t *testing.T) { // not parallel: one of them sets the envir
 					t.Errorf("got %d ids, %v; want 2", n, err)
 				}
 			})
+			t.Run("last received", func(t *testing.T) { lastReceived(t, s) })
 			t.Run("quarantine", func(t *testing.T) { quarantine(t, s) })
 			t.Run("full", func(t *testing.T) { full(t, b.nc) })
 			t.Run("no stream", func(t *testing.T) { noStream(t, b.nc) })
@@ -96,6 +97,22 @@ func ensure(t *testing.T, s *sink.Sink, js jetstream.JetStream) {
 	}
 	if c := st.CachedInfo().Config; c.Discard != jetstream.DiscardNew || c.Storage != jetstream.FileStorage {
 		t.Errorf("MAIL_QUARANTINE: got %+v", c)
+	}
+}
+
+// lastReceived is what tells of a silence after a restart.
+func lastReceived(t *testing.T, s *sink.Sink) {
+	ctx := testContext(t)
+	e := someEvent(1)
+	got, err := s.LastReceived(ctx, e.Provider, e.Endpoint)
+	if err != nil || !got.Equal(e.Received.Time) {
+		t.Errorf("got %s, %v; want %s", got, err, e.Received)
+	}
+	if got, err := s.LastReceived(ctx, e.Provider, "nobody"); err != nil || !got.IsZero() {
+		t.Errorf("an endpoint without events: got %s, %v; want the zero time", got, err)
+	}
+	if got, err := s.LastReceived(ctx, e.Provider, "*"); err == nil {
+		t.Errorf("an endpoint named *: got %s, want an error", got)
 	}
 }
 

@@ -16,8 +16,8 @@ type metrics struct {
 	duration prometheus.Histogram
 	errors   *prometheus.CounterVec
 
-	messages, bytes, limit, first *prometheus.GaugeVec
-	consumers                     *consumers
+	messages, bytes, limit, first, limitAge, refuses *prometheus.GaugeVec
+	consumers                                        *consumers
 
 	// started is when each message that waits for its acknowledgement was sent.
 	started sync.Map // *nats.Msg to time.Time
@@ -49,6 +49,8 @@ func newMetrics(nc *nats.Conn, o Options) (*metrics, error) {
 		bytes:    gauge("blessd_stream_bytes", "Bytes stored in the stream."),
 		limit:    gauge("blessd_stream_limit_bytes", "Most bytes the stream keeps; -1 means no limit, 0 not yet known."),
 		first:    gauge("blessd_stream_first_timestamp_seconds", "When the oldest message of the stream was stored; 0 for an empty stream."),
+		limitAge: gauge("blessd_stream_limit_age_seconds", "Age at which the stream's messages expire; -1 means never, 0 not yet known."),
+		refuses:  gauge("blessd_stream_refuses_when_full", "1 when the full stream takes nothing more, 0 when its oldest messages go."),
 
 		consumers: newConsumers(),
 	}
@@ -56,7 +58,7 @@ func newMetrics(nc *nats.Conn, o Options) (*metrics, error) {
 		m.errors.WithLabelValues(r)
 	}
 	var errs []error
-	own := []prometheus.Collector{m.duration, m.errors, m.messages, m.bytes, m.limit, m.first, &connection{nc: nc, mode: o.Mode}}
+	own := []prometheus.Collector{m.duration, m.errors, m.messages, m.bytes, m.limit, m.first, m.limitAge, m.refuses, &connection{nc: nc, mode: o.Mode}}
 	for _, c := range append(own, m.consumers.collectors()...) {
 		errs = append(errs, o.Registerer.Register(c))
 	}
@@ -105,6 +107,16 @@ func (s *Sink) Refresh(ctx context.Context) error {
 			first = float64(v.FirstTime.UnixNano()) / 1e9
 		}
 		s.m.first.WithLabelValues(name).Set(first)
+		age := -1.0
+		if v.MaxAge > 0 {
+			age = v.MaxAge.Seconds()
+		}
+		s.m.limitAge.WithLabelValues(name).Set(age)
+		refuses := 0.0
+		if v.Refuses {
+			refuses = 1
+		}
+		s.m.refuses.WithLabelValues(name).Set(refuses)
 	}
 	if len(errs) == 0 {
 		errs = append(errs, s.refreshConsumers(ctx))

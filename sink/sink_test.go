@@ -290,6 +290,7 @@ func TestMetrics(t *testing.T) {
 		"blessd_publish_errors_total": 6, "blessd_publish_duration_seconds": 1,
 		"blessd_nats_connected": 1, "blessd_nats_reconnects_total": 1, "blessd_nats_info": 1,
 		"blessd_stream_messages": 2, "blessd_stream_bytes": 2, "blessd_stream_limit_bytes": 2, "blessd_stream_first_timestamp_seconds": 2,
+		"blessd_stream_limit_age_seconds": 2, "blessd_stream_refuses_when_full": 2,
 	} {
 		got, err := testutil.GatherAndCount(reg, name)
 		if err != nil {
@@ -333,6 +334,10 @@ blessd_publish_errors_total{reason="other"} 0
 blessd_publish_errors_total{reason="stream_full"} 0
 blessd_publish_errors_total{reason="timeout"} 0
 blessd_publish_errors_total{reason="too_large"} 1
+# HELP blessd_stream_limit_age_seconds Age at which the stream's messages expire; -1 means never, 0 not yet known.
+# TYPE blessd_stream_limit_age_seconds gauge
+blessd_stream_limit_age_seconds{stream="MAIL_EVENTS"} 2.592e+06
+blessd_stream_limit_age_seconds{stream="MAIL_QUARANTINE"} 7.776e+06
 # HELP blessd_stream_limit_bytes Most bytes the stream keeps; -1 means no limit, 0 not yet known.
 # TYPE blessd_stream_limit_bytes gauge
 blessd_stream_limit_bytes{stream="MAIL_EVENTS"} 1.073741824e+09
@@ -341,9 +346,13 @@ blessd_stream_limit_bytes{stream="MAIL_QUARANTINE"} 2.68435456e+08
 # TYPE blessd_stream_messages gauge
 blessd_stream_messages{stream="MAIL_EVENTS"} 2
 blessd_stream_messages{stream="MAIL_QUARANTINE"} 0
+# HELP blessd_stream_refuses_when_full 1 when the full stream takes nothing more, 0 when its oldest messages go.
+# TYPE blessd_stream_refuses_when_full gauge
+blessd_stream_refuses_when_full{stream="MAIL_EVENTS"} 0
+blessd_stream_refuses_when_full{stream="MAIL_QUARANTINE"} 1
 `
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "blessd_nats_connected", "blessd_nats_info", "blessd_nats_reconnects_total",
-		"blessd_publish_errors_total", "blessd_stream_limit_bytes", "blessd_stream_messages"); err != nil {
+		"blessd_publish_errors_total", "blessd_stream_limit_age_seconds", "blessd_stream_limit_bytes", "blessd_stream_messages", "blessd_stream_refuses_when_full"); err != nil {
 		t.Error(err)
 	}
 	families, err := reg.Gather()

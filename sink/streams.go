@@ -14,6 +14,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+
+	"github.com/blessd/blessd/event"
 )
 
 // StreamConfig is what an operator decides about a stream.
@@ -60,6 +62,10 @@ type State struct {
 	Msgs, Bytes uint64
 	// Limit is the most bytes it keeps, -1 for no limit.
 	Limit int64
+	// MaxAge is how long it keeps a message, 0 for ever.
+	MaxAge time.Duration
+	// Refuses says that a full stream takes nothing more. Else its oldest go.
+	Refuses bool
 	// Replicas is how many servers keep a copy.
 	Replicas int
 }
@@ -334,6 +340,8 @@ func (s *Sink) State(ctx context.Context, stream string) (State, error) {
 		Msgs:     i.State.Msgs,
 		Bytes:    i.State.Bytes,
 		Limit:    i.Config.MaxBytes,
+		MaxAge:   i.Config.MaxAge,
+		Refuses:  i.Config.Discard == jetstream.DiscardNew,
 		Replicas: i.Config.Replicas,
 	}
 	if v.Msgs > 0 {
@@ -342,6 +350,40 @@ func (s *Sink) State(ctx context.Context, stream string) (State, error) {
 		v.FirstSeq = v.LastSeq + 1
 	}
 	return v, nil
+}
+
+// LastReceived returns when blessd received the newest event of an endpoint that
+// is still stored, and the zero time when there is none.
+func (s *Sink) LastReceived(ctx context.Context, provider, endpoint string) (time.Time, error) {
+	for _, token := range []string{provider, endpoint} {
+		if err := checkToken("provider or endpoint", token); err != nil {
+			return time.Time{}, err
+		}
+	}
+	if err := s.reachable(); err != nil {
+		return time.Time{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	fail := func(err error) (time.Time, error) {
+		return time.Time{}, fmt.Errorf("last event of %s/%s: %w", provider, endpoint, explained(err))
+	}
+	st, err := s.js.Stream(ctx, s.o.Events.Name)
+	if err != nil {
+		return fail(err)
+	}
+	m, err := st.GetLastMsgForSubject(ctx, strings.Join([]string{s.o.Prefix, "events", provider, endpoint, ">"}, "."))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return fail(err)
+	}
+	e, err := event.Decode(m.Data)
+	if err != nil {
+		return m.Time, nil // somebody else's message, but a sign of life
+	}
+	return e.Received.Time, nil
 }
 
 // quiet is how long IDs waits for the next message before it asks whether there

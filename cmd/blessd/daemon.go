@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -574,28 +575,45 @@ func (d *daemon) registerMetrics(context.Context) error {
 	m.loaded.Set(1)
 	m.loadedAt.Set(float64(d.started.Unix()))
 	m.hash.Set(d.cfg.hash())
-	if e := d.embedded; e != nil {
-		for name, gauge := range map[string]struct {
-			help string
-			read func() float64
-		}{
-			"blessd_storage_used_bytes":  {"Bytes that the embedded server's streams take.", func() float64 { used, _ := e.Storage(); return float64(used) }},
-			"blessd_storage_limit_bytes": {"Most bytes that the embedded server's streams may take.", func() float64 { _, limit := e.Storage(); return float64(limit) }},
-		} {
-			if err := d.registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: gauge.help}, gauge.read)); err != nil {
-				return fmt.Errorf("register metrics: %w", err)
-			}
-		}
+	gauge := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
-	for _, c := range append(
+	all := append(
 		m.collectors(), version.NewCollector("blessd"),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	) {
+		gauge("blessd_ready", "1 while deliveries can be blessed: what /-/ready answers.", d.readyValue),
+		gauge("blessd_data_dir_free_bytes", "Free bytes of the disk that the data directory is on; the journal leaves 256 MiB alone.", d.freeValue),
+	)
+	if e := d.embedded; e != nil {
+		all = append(
+			all,
+			gauge("blessd_storage_used_bytes", "Bytes that the embedded server's streams take.", func() float64 { used, _ := e.Storage(); return float64(used) }),
+			gauge("blessd_storage_limit_bytes", "Most bytes that the embedded server's streams may take.", func() float64 { _, limit := e.Storage(); return float64(limit) }),
+		)
+	}
+	for _, c := range all {
 		if err := d.registry.Register(c); err != nil {
 			return fmt.Errorf("register metrics: %w", err)
 		}
 	}
 	return nil
+}
+
+func (d *daemon) readyValue() float64 {
+	if d.Ready() != nil {
+		return 0
+	}
+	return 1
+}
+
+// freeValue is what is left for us on the data directory's disk; NaN when the file
+// system does not tell.
+func (d *daemon) freeValue() float64 {
+	free, err := freeBytes(d.cfg.DataDir)
+	if err != nil {
+		return math.NaN()
+	}
+	return float64(free)
 }
 
 // describe is the answer of /-/status.
