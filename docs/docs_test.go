@@ -354,6 +354,32 @@ func TestMetrics(t *testing.T) {
 	compare(t, "docs/operating.md", "metric", documented, slices.Sorted(maps.Keys(names)))
 }
 
+var mention = regexp.MustCompile(`\bblessd_[a-z0-9_]+`)
+
+// Whatever metric a page names exists; the beginning of several names is enough.
+func TestMetricMentions(t *testing.T) {
+	known := []string{"blessd_build_info"}
+	sources(t, func(_ string, source []byte) {
+		for _, m := range metric.FindAllSubmatch(source, -1) {
+			known = append(known, string(m[1]))
+		}
+	})
+	mentions := 0
+	for page, text := range pages(t) {
+		for _, name := range mention.FindAllString(text, -1) {
+			mentions++
+			if !slices.ContainsFunc(known, func(k string) bool {
+				return k == name || strings.HasPrefix(k, strings.TrimSuffix(name, "_")+"_")
+			}) {
+				t.Errorf("%s names the metric %s, which does not exist", page, name)
+			}
+		}
+	}
+	if mentions == 0 {
+		t.Error("no metric is mentioned: the pattern is wrong")
+	}
+}
+
 // sources yields the Go files of the program, without its tests.
 func sources(t *testing.T, yield func(path string, source []byte)) {
 	t.Helper()

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -46,6 +48,39 @@ func series(t *testing.T, d *daemon) []string {
 	return all
 }
 
+// documented is a metric with its labels in docs/operating.md.
+var documented = regexp.MustCompile("\\| `(blessd_[a-z0-9_]+)(?:\\{([a-z_,]*)\\})?`")
+
+// compareLabels holds the labels of every metric against the docs.
+func compareLabels(t *testing.T, d *daemon) {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/operating.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	described := map[string][]string{}
+	for _, m := range documented.FindAllStringSubmatch(string(page), -1) {
+		described[m[1]] = slices.Sorted(strings.SplitSeq(m[2], ","))
+	}
+	families, err := d.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		labels, is := described[f.GetName()]
+		if !is {
+			continue // Go's own, or the documentation's test complains
+		}
+		got := []string{}
+		for _, pair := range f.GetMetric()[0].GetLabel() {
+			got = append(got, pair.GetName())
+		}
+		if want := strings.Join(labels, ","); strings.Join(got, ",") != want {
+			t.Errorf("%s has the labels %v, docs/operating.md says %s", f.GetName(), got, want)
+		}
+	}
+}
+
 // TestMetrics: the whole program's metrics have good names, and whatever comes
 // makes no series that was not there from the start.
 func TestMetrics(t *testing.T) {
@@ -84,6 +119,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s was not there at the start", s)
 		}
 	}
+	compareLabels(t, d)
 	if len(before) < 400 {
 		t.Errorf("%d series, want those of five endpoints", len(before))
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -490,6 +491,31 @@ func validate(t *testing.T, what, definition string, instance []byte) {
 	}
 	if err := s.Validate(v); err != nil {
 		t.Errorf("%s: %v", what, err)
+	}
+}
+
+// TestMixin: jsonnet makes the dashboards and all alerts of it.
+func TestMixin(t *testing.T) {
+	out, err := exec.Command("go", "tool", "-modfile=../../internal/tools/go.mod", "jsonnet", "-e", `local m = import 'mixin.libsonnet'; {dashboards: m.grafanaDashboards, alerts: m.prometheusAlerts}`).Output()
+	if err != nil {
+		t.Fatalf("jsonnet: %v", err)
+	}
+	var made struct {
+		Dashboards map[string]dashboard
+		Alerts     struct {
+			Groups []struct{ Rules []any }
+		}
+	}
+	if err := json.Unmarshal(out, &made); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range dashboards {
+		if d := load(t, file); made.Dashboards[file].Title != d.Title {
+			t.Errorf("%s: title %q, want %q", file, made.Dashboards[file].Title, d.Title)
+		}
+	}
+	if want := strings.Count(read(t, "../prometheus/alerts.yml"), "- alert:"); len(made.Alerts.Groups) != 1 || len(made.Alerts.Groups[0].Rules) != want {
+		t.Errorf("alerts: %d groups, want one with %d rules", len(made.Alerts.Groups), want)
 	}
 }
 

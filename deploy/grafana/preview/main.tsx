@@ -44,8 +44,9 @@ function configure(frames: DataFrame[], p: any) {
       const config = structuredClone(p.fieldConfig.defaults);
       for (const o of p.fieldConfig.overrides) {
         const m = o.matcher;
+        const subject = m.id === 'byFrameRefID' ? frame.refId! : name;
         const regexp = m.id === 'byRegexp' && new RegExp(m.options.replace(/^\/|\/$/g, ''));
-        if (regexp ? !regexp.test(name) : m.options !== name) continue;
+        if (regexp ? !regexp.test(subject) : m.options !== subject) continue;
         for (const { id, value } of o.properties) {
           if (id.startsWith('custom.')) (config.custom ??= {})[id.slice(7)] = value;
           else config[id] = value;
