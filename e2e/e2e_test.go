@@ -29,6 +29,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/blessd/blessd/e2e/scenario"
 )
 
 const (
@@ -40,6 +42,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	scenario.Child()
 	if file := os.Getenv(natsChild + "_CONF"); file != "" {
 		opts, err := server.ProcessConfigFile(file)
 		if err != nil {

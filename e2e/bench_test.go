@@ -1,0 +1,66 @@
+// Package e2e runs the bench's scenarios of tier 0 as tests. See README.md.
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/blessd/blessd/e2e/scenario"
+)
+
+// TestTier0 breaks blessd in every way that has time with each commit.
+func TestTier0(t *testing.T) {
+	if testing.Short() {
+		t.Skip("kills processes for some minutes; skipped with -short")
+	}
+	binary, err := scenario.Build(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range scenario.All() {
+		if s.Tier > 0 {
+			continue
+		}
+		t.Run(s.Name, func(t *testing.T) {
+			r := scenario.Run(context.WithoutCancel(t.Context()), s, scenario.Options{Binary: binary, Log: lines{t}})
+			switch r.Outcome {
+			case scenario.Fail:
+				t.Errorf("%v", r)
+			case scenario.Skip:
+				t.Skipf("%v", r)
+			case scenario.Pass:
+				t.Logf("%v", r)
+			}
+		})
+	}
+}
+
+// lines is the log of a test as a writer.
+type lines struct{ t *testing.T }
+
+func (l lines) Write(p []byte) (int, error) {
+	l.t.Log(strings.TrimSuffix(string(p), "\n"))
+	return len(p), nil
+}
+
+// TestRegistry keeps the table of scenarios in order.
+func TestRegistry(t *testing.T) {
+	seen := map[string]bool{}
+	for _, s := range scenario.All() {
+		if seen[s.Name] || s.Name == "" || strings.Trim(s.Name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+			t.Errorf("scenario name %q: want lower case with dashes, and once", s.Name)
+		}
+		seen[s.Name] = true
+		if s.Tier < 0 || s.Tier > 2 || s.Run == nil || !strings.HasSuffix(s.Proves, ".") || strings.Contains(s.Proves, "|") {
+			t.Errorf("%s: want a tier of 0 to 2, a function, and one sentence for a table, got %q", s.Name, s.Proves)
+		}
+		for _, f := range s.Faults {
+			var n int
+			if _, err := fmt.Sscanf(f, "F%d", &n); err != nil || n < 1 || n > 38 || f != fmt.Sprintf("F%d", n) {
+				t.Errorf("%s: there is no fault %q", s.Name, f)
+			}
+		}
+	}
+}

@@ -1,0 +1,12 @@
+package scenario
+
+import "slices"
+
+// files has the scenarios of each file of this package.
+var files = [][]Scenario{
+	killScenarios,
+	natsScenarios,
+}
+
+// All returns every scenario.
+func All() []Scenario { return slices.Concat(files...) }
