@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -57,15 +58,20 @@ func (e *Env) NATS(more ...string) *NATS {
 }
 
 // NATSLater prepares what NATS starts.
-func (e *Env) NATSLater(more ...string) *NATS {
+func (e *Env) NATSLater(more ...string) *NATS { return e.prepareNATS("", more) }
+
+// NATSWithin is NATS with lines for the section jetstream, like a limit.
+func (e *Env) NATSWithin(store string, more ...string) *NATS {
+	n := e.prepareNATS(store, more)
+	n.Start()
+	return n
+}
+
+func (e *Env) prepareNATS(store string, more []string) *NATS {
 	port := e.FreePort()
 	dir := filepath.Join(e.dir, fmt.Sprintf("nats-%d", port))
-	text := fmt.Sprintf("listen: \"127.0.0.1:%d\"\nmax_payload: 8MB\n", port)
-	store := fmt.Sprintf("jetstream { store_dir: %q }\n", dir)
-	for _, m := range more {
-		text += m + "\n"
-	}
-	return e.natsWith(dir+".conf", store+text, fmt.Sprintf("nats://127.0.0.1:%d", port))
+	conf := fmt.Sprintf("listen: \"127.0.0.1:%d\"\nmax_payload: 8MB\njetstream {\n  store_dir: %q\n  %s\n}\n%s\n", port, dir, store, strings.Join(more, "\n"))
+	return e.natsWith(dir+".conf", conf, fmt.Sprintf("nats://127.0.0.1:%d", port))
 }
 
 func (e *Env) natsWith(file, conf, url string) *NATS {

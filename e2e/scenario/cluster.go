@@ -1,0 +1,152 @@
+package scenario
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/blessd/blessd/e2e/ledger"
+)
+
+var clusterScenarios = []Scenario{
+	{
+		Name: "cluster-leader-killed", Faults: []string{"F17"}, Tier: 0,
+		Proves: "Two blessd in front of a cluster of three, as docs/operating.md describes it: the leader of the stream is killed, and no provider notices.",
+		Run:    leaderKilled,
+	},
+}
+
+// Cluster is three NATS servers, each in a process of its own, with the configuration
+// that docs/operating.md names.
+type Cluster struct {
+	env     *Env
+	Servers [3]*NATS
+	url     string
+}
+
+// Cluster starts one.
+func (e *Env) Cluster() *Cluster {
+	root, err := module(e.ctx)
+	if err != nil {
+		e.Fatalf("%v", err)
+	}
+	page, err := os.ReadFile(filepath.Join(root, "docs", "operating.md"))
+	if err != nil {
+		e.Fatalf("%v", err)
+	}
+	_, section, _ := strings.Cut(string(page), "\n## More than one blessd\n")
+	_, conf, _ := strings.Cut(section, "```conf\n")
+	conf, _, ok := strings.Cut(conf, "```")
+	if !ok {
+		e.Fatalf("docs/operating.md has no configuration of a cluster")
+	}
+	c := &Cluster{env: e}
+	var clients, routes [3]int
+	var urls []string
+	for i := range 3 {
+		clients[i], routes[i] = e.FreePort(), e.FreePort()
+		urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", clients[i]))
+	}
+	c.url = strings.Join(urls, ",")
+	e.streams = c.url
+	for i := range 3 {
+		text := conf
+		for old, now := range map[string]string{
+			"server_name: n1": fmt.Sprintf("server_name: n%d", i+1),
+			"0.0.0.0:4222":    fmt.Sprintf("127.0.0.1:%d", clients[i]),
+			"0.0.0.0:6222":    fmt.Sprintf("127.0.0.1:%d", routes[i]),
+			"nats://n1:6222":  fmt.Sprintf("nats://127.0.0.1:%d", routes[0]),
+			"nats://n2:6222":  fmt.Sprintf("nats://127.0.0.1:%d", routes[1]),
+			"nats://n3:6222":  fmt.Sprintf("nats://127.0.0.1:%d", routes[2]),
+			"/var/lib/nats":   filepath.Join(e.dir, fmt.Sprintf("n%d", i+1)),
+		} {
+			if !strings.Contains(text, old) {
+				e.Fatalf("the configuration in docs/operating.md has no %q", old)
+			}
+			text = strings.ReplaceAll(text, old, now)
+		}
+		c.Servers[i] = e.natsWith(filepath.Join(e.dir, fmt.Sprintf("n%d.conf", i+1)), text, urls[i])
+		c.Servers[i].Start()
+	}
+	return c
+}
+
+// URL is that of all three.
+func (c *Cluster) URL() string { return c.url }
+
+// Stream is the state of a stream, nil while there is none, or nobody leads it.
+func (c *Cluster) Stream(js jetstream.JetStream, name string) *jetstream.StreamInfo {
+	s, err := js.Stream(c.env.ctx, name)
+	if err != nil {
+		return nil
+	}
+	return s.CachedInfo()
+}
+
+// Leader is the index of the server that leads the events stream, -1 while none does.
+func (c *Cluster) Leader(js jetstream.JetStream) int {
+	i := c.Stream(js, ledger.Events)
+	if i == nil || i.Cluster == nil || i.Cluster.Leader == "" {
+		return -1
+	}
+	return strings.Index("n1n2n3", i.Cluster.Leader) / 2
+}
+
+// Whole tells whether all three have everything.
+func (c *Cluster) Whole(js jetstream.JetStream) bool {
+	i := c.Stream(js, ledger.Events)
+	if i == nil || i.Cluster == nil {
+		return false
+	}
+	current := 0
+	for _, peer := range i.Cluster.Replicas {
+		if peer.Current && !peer.Offline {
+			current++
+		}
+	}
+	return current == 2
+}
+
+func leaderKilled(e *Env) {
+	c := e.Cluster()
+	js := e.JetStream(c.URL())
+	first := e.Blessd(Config{NATS: c.URL(), Stream: "replicas: 3, max_bytes: 256MiB", Quarantine: "max_bytes: 16MiB"})
+	e.Wait("the streams", func() bool {
+		return c.Stream(js, ledger.Events) != nil && c.Stream(js, ledger.Quarantine) != nil
+	})
+	// The second finds the streams made, and goes by the replicas that they have.
+	second := e.Blessd(Config{NATS: c.URL(), Stream: "max_bytes: 256MiB", Quarantine: "max_bytes: 16MiB"})
+	load := e.LoadAll([]*Blessd{first, second}, Load{Senders: 8, Pause: 30 * time.Millisecond})
+	stored := func() uint64 {
+		if i := c.Stream(js, ledger.Events); i != nil {
+			return i.State.Msgs
+		}
+		return 0
+	}
+	e.Wait("events in the stream", func() bool { return stored() > 500 })
+	for range e.Times(1) {
+		var killed int
+		e.Wait("a leader", func() bool { killed = c.Leader(js); return killed >= 0 })
+		c.Servers[killed].Kill()
+		load.MoreBlessed(200)
+		e.Wait("another leader", func() bool { now := c.Leader(js); return now >= 0 && now != killed })
+		before := stored()
+		e.Wait("events after the loss of the leader", func() bool { return stored() > before+500 })
+		c.Servers[killed].Start()
+		// A consumer that is made before could be put on the server that is not back.
+		e.Wait("the lost server to be back", func() bool { return c.Whole(js) })
+	}
+	load.Stop()
+	e.Rules.NothingRefused = true
+	e.Judge()
+	// With replicas an acknowledgement is enough to let go of a request; without, this
+	// would take four minutes.
+	for _, b := range []*Blessd{first, second} {
+		b.WaitMetric(0, "blessd_journal_records")
+		b.WaitMetric(0, "blessd_stream_went_backwards")
+	}
+}

@@ -1,0 +1,117 @@
+package scenario
+
+import (
+	"net"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Line is a TCP proxy in front of a server that hands on what it reads after a time.
+type Line struct {
+	address string
+	mu      sync.Mutex
+	delay   time.Duration
+	open    []net.Conn
+	ended   bool
+}
+
+// Line makes a line to the server at a URL.
+func (e *Env) Line(url string) *Line {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		e.Fatalf("%v", err)
+	}
+	s := &Line{address: l.Addr().String()}
+	var wg sync.WaitGroup
+	e.Cleanup(func() {
+		l.Close()
+		s.mu.Lock()
+		s.ended = true
+		s.mu.Unlock()
+		s.Cut()
+		wg.Wait()
+	})
+	_, to, _ := strings.Cut(url, "://")
+	wg.Go(func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", to)
+			if err != nil {
+				in.Close()
+				continue
+			}
+			s.mu.Lock()
+			s.open = append(s.open, in, out)
+			ended := s.ended
+			s.mu.Unlock()
+			wg.Go(func() { s.carry(out, in) })
+			wg.Go(func() { s.carry(in, out) })
+			if ended {
+				s.Cut()
+			}
+		}
+	})
+	return s
+}
+
+// URL is where NATS clients connect to.
+func (s *Line) URL() string { return "nats://" + s.address }
+
+// Latency is how long a question and its answer take together.
+func (s *Line) Latency(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delay = d
+}
+
+// Cut breaks all connections; new ones can be made.
+func (s *Line) Cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.open {
+		c.Close()
+	}
+	s.open = nil
+}
+
+// carry hands on what was read a while ago, and reads on meanwhile: a long line is
+// not a narrow one.
+func (s *Line) carry(to, from net.Conn) {
+	type packet struct {
+		due  time.Time
+		data []byte
+	}
+	packets := make(chan packet, 1024)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer to.Close()
+		for p := range packets {
+			time.Sleep(time.Until(p.due))
+			if _, err := to.Write(p.data); err != nil {
+				from.Close() // and so the reader ends, too
+				for range packets {
+				}
+				return
+			}
+		}
+	})
+	for {
+		b := make([]byte, 64<<10)
+		n, err := from.Read(b)
+		s.mu.Lock()
+		delay := s.delay
+		s.mu.Unlock()
+		if n > 0 {
+			packets <- packet{time.Now().Add(delay / 2), b[:n]} // each way
+		}
+		if err != nil {
+			break
+		}
+	}
+	close(packets)
+	wg.Wait()
+}
