@@ -16,10 +16,10 @@ BUILD    := $(PURE) $(GO) build -trimpath -ldflags '-s -w -X github.com/promethe
 PATIENCE := echo "building blessd; the first time takes a minute or two" >&2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint fmt fuzz bench build generate
+.PHONY: help demo run test lint fmt fuzz bench bench-t0 bench-t1 bench-t2 build generate
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## every event kind of all five providers, through blessd, onto the terminal
 	@$(PATIENCE)
@@ -54,6 +54,15 @@ fuzz: ## run each fuzz target for FUZZTIME (20s)
 
 bench: ## run the benchmarks that match BENCH (all)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+bench-t0: ## break blessd in every way, some minutes; e2e/README.md says how
+	$(GO) run ./e2e/cmd/bench run -tier 0 -o bin/bench-t0.json $(ARGS)
+
+bench-t1: ## the same for hours
+	$(GO) run ./e2e/cmd/bench run -tier 1 -o bin/bench-t1.json -keep bin/bench-t1 $(ARGS)
+
+bench-t2: ## the same for a day and more
+	$(GO) run ./e2e/cmd/bench run -tier 2 -o bin/bench-t2.json -keep bin/bench-t2 $(ARGS)
 
 build: ## bin/blessd with its version in it
 	$(BUILD)

@@ -4,11 +4,17 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/blessd/blessd/e2e/scenario"
 )
+
+func TestMain(m *testing.M) {
+	scenario.Child()
+	os.Exit(m.Run())
+}
 
 // TestTier0 breaks blessd in every way that has time with each commit.
 func TestTier0(t *testing.T) {
@@ -34,6 +40,42 @@ func TestTier0(t *testing.T) {
 				t.Logf("%v", r)
 			}
 		})
+	}
+}
+
+// TestREADME keeps the table of faults true: it names every scenario under each of its
+// faults, and no other.
+func TestREADME(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented, real := map[string]bool{}, map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		fault, names, ok := strings.Cut(strings.TrimPrefix(line, "| "), " ")
+		if !ok || !strings.HasPrefix(line, "| F") {
+			continue
+		}
+		for i, name := range strings.Split(names, "`") {
+			if i%2 == 1 && name == strings.ToLower(name) {
+				documented[fault+" "+name] = true
+			}
+		}
+	}
+	for _, s := range scenario.All() {
+		for _, f := range s.Faults {
+			real[f+" "+s.Name] = true
+		}
+	}
+	for x := range real {
+		if !documented[x] {
+			t.Errorf("README.md does not name the scenario %q", x)
+		}
+	}
+	for x := range documented {
+		if !real[x] {
+			t.Errorf("README.md names %q, which is not in the registry", x)
+		}
 	}
 }
 

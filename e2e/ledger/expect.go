@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"mime"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -76,12 +78,12 @@ func Expect(provider, contentType string, body []byte) []Expected {
 		d := json.NewDecoder(bytes.NewReader(raw))
 		d.UseNumber()
 		var o object
-		if raw[0] != '{' || d.Decode(&o) != nil {
+		if raw[0] != '{' || d.Decode(&o) != nil || !plain(raw) {
 			all = append(all, Expected{Raw: raw})
 			continue
 		}
 		for _, e := range kinds[provider](o) {
-			anew := provider == "enkod" && !lasting[o["event"]] || provider != "mailgun" && e["time"] == nil && e["type"] != "other.unknown"
+			anew := provider == "enkod" && !lasting[word(o, "event")] || provider != "mailgun" && e["time"] == nil && e["type"] != "other.unknown"
 			all = append(all, Expected{Event: e, Raw: raw, Anew: anew})
 		}
 	}
@@ -89,6 +91,48 @@ func Expect(provider, contentType string, body []byte) []Expected {
 }
 
 func quarantined(body []byte) []Expected { return []Expected{{Raw: body}} }
+
+// routing are the keys that decide what an event is: one that stands twice could be
+// read in two ways.
+var routing = map[string]bool{"_id": true, "x_unique_id": true, "ts": true, "event": true, "msg": true}
+
+// plain tells whether an element is what a normalizer has to read: not nested more
+// than 64 deep, and no routing key twice in the outermost object.
+func plain(raw []byte) bool {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	depth, key := 0, false // whether the next string of the outermost object is a key
+	seen := map[string]bool{}
+	for {
+		t, err := d.Token()
+		if err != nil {
+			return true // its end
+		}
+		switch t := t.(type) {
+		case json.Delim:
+			if t == '{' || t == '[' {
+				depth++
+			} else {
+				depth--
+			}
+			key = depth == 1
+			if depth > 64 {
+				return false
+			}
+		case string:
+			if depth == 1 && key {
+				if routing[t] && seen[t] {
+					return false
+				}
+				seen[t] = true
+				key = false
+				continue
+			}
+			key = depth == 1
+		default:
+			key = depth == 1
+		}
+	}
+}
 
 // kinds says what the events of one element are, by provider.
 var kinds = map[string]func(object) []object{
@@ -124,6 +168,12 @@ func text(o any, path ...string) any {
 		return v.String()
 	}
 	return nil
+}
+
+// word returns a string, and "" for anything else.
+func word(o object, name string) string {
+	s, _ := o[name].(string)
+	return s
 }
 
 // trimmed is text without blanks around it.
@@ -164,15 +214,16 @@ func date(value any, unit int64) any {
 		return nil
 	}
 	whole, fraction, _ := strings.Cut(n.String(), ".")
-	var ms int64
-	if _, err := fmt.Sscan(whole, &ms); err != nil || ms <= 0 {
+	ms, err := strconv.ParseInt(whole, 10, 64)
+	if err != nil || ms <= 0 {
 		return nil
 	}
 	if ms *= unit; unit == 1000 {
-		var rest int64
-		if _, err := fmt.Sscan((fraction + "000")[:3], &rest); err == nil {
-			ms += rest
+		rest, err := strconv.ParseInt((fraction + "000")[:3], 10, 64)
+		if err != nil {
+			return nil
 		}
+		ms += rest
 	}
 	return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z")
 }
@@ -188,7 +239,7 @@ func sendclean(o object) []object {
 	}
 	when := date(o["ts"], 1)
 	e := one("", when)
-	switch o["event"] {
+	switch word(o, "event") {
 	case "send":
 		e["type"] = "email.sent"
 	case "delivered":
@@ -198,7 +249,10 @@ func sendclean(o object) []object {
 	case "hard_bounce":
 		e["type"], e["bounce"] = "email.bounced", bounce("hard")
 	case "open", "click":
-		return sendcleanInner(o, one)
+		if all := sendcleanInner(o, one); len(all) > 0 {
+			return all
+		}
+		e["type"] = "email." + map[string]string{"open": "opened", "click": "clicked"}[word(o, "event")]
 	case "spam":
 		e["type"], e["bounce"] = "email.complained", fields("reason", "spam")
 		put(e, "complaint", report(text(o, "msg", "feedbackReport")))
@@ -215,7 +269,7 @@ func sendclean(o object) []object {
 func sendcleanInner(o object, one func(string, any) object) []object {
 	var all []object
 	opens, _ := at(o, "msg", "opens").([]any)
-	if o["event"] == "click" {
+	if word(o, "event") == "click" {
 		opens = nil
 	}
 	for _, v := range opens {
@@ -224,7 +278,7 @@ func sendcleanInner(o object, one func(string, any) object) []object {
 		all = append(all, e)
 	}
 	clicks, _ := at(o, "msg", "clicks").([]any)
-	if o["event"] == "open" {
+	if word(o, "event") == "open" {
 		clicks = nil
 	}
 	for _, v := range clicks {
@@ -289,7 +343,7 @@ func mailgun(o object) []object {
 	client := fields("ip", text(o, "ip"), "user_agent", text(info, "user-agent"), "type", text(info, "client-type"), "os", text(info, "client-os"),
 		"name", text(info, "client-name"), "device", text(info, "device-type"), "bot", text(info, "bot"),
 		"country", text(o, "geolocation", "country"), "region", text(o, "geolocation", "region"), "city", text(o, "geolocation", "city"))
-	switch o["event"] {
+	switch word(o, "event") {
 	case "accepted":
 		e["type"] = "email.queued"
 	case "delivered":
@@ -299,9 +353,9 @@ func mailgun(o object) []object {
 		e["bounce"] = bounce
 		mailgunFailed(o, e, bounce)
 	case "opened", "clicked", "unsubscribed":
-		e["type"] = "email." + o["event"].(string)
+		e["type"] = "email." + word(o, "event")
 		put(e, "client", client)
-		if o["event"] == "clicked" {
+		if word(o, "event") == "clicked" {
 			put(e, "click", fields("url", text(o, "url")))
 		}
 	case "complained":
@@ -330,7 +384,7 @@ func mailgunFailed(o, e, bounce object) {
 }
 
 // lasting are enKod's events that a redelivery of is recognised.
-var lasting = map[any]bool{"message sent": true, "delivery bounce": true, "complaint": true, "\u0441omplaint": true}
+var lasting = map[string]bool{"message sent": true, "delivery bounce": true, "complaint": true, "\u0441omplaint": true}
 
 func enkod(o object) []object {
 	message := func(typ string) object {
@@ -342,7 +396,7 @@ func enkod(o object) []object {
 			"lists", []any{fields("id", text(o, "group_id"), "name", text(o, "group_name"))})
 	}
 	var e object
-	switch o["event"] {
+	switch word(o, "event") {
 	case "message sent":
 		e = message("email.sent")
 	case "message open":
@@ -377,17 +431,18 @@ func enkod(o object) []object {
 	return []object{e}
 }
 
-var vision6Verbs = map[any]map[any]bool{
+var vision6Verbs = map[string]map[string]bool{
 	"contact": {"created": true, "updated": true, "removed": true, "subscribed": true, "unsubscribed": true, "deactivated": true, "reactivated": true},
 	"list":    {"created": true, "updated": true, "removed": true, "bulk_updated": true},
 }
 
 func vision6(o object) []object {
 	when := date(o["timestamp"], 1000)
-	if !vision6Verbs[o["object"]][o["event"]] {
-		return []object{fields("type", "other.unknown", "time", when)}
+	thing, verb := word(o, "object"), word(o, "event")
+	if !vision6Verbs[thing][verb] {
+		return unknown
 	}
-	e := fields("type", o["object"].(string)+"."+o["event"].(string), "time", when)
+	e := fields("type", thing+"."+verb, "time", when)
 	put(e, "lists", []any{fields("id", text(o, "list_id"))})
 	put(e, "contact", fields("id", text(o, "contact_id")))
 	return []object{e}
@@ -400,9 +455,7 @@ type print [sha256.Size]byte
 // print returns the digest of an event that is expected.
 func (x *Expected) print(provider, endpoint string) print {
 	e := object{"provider": provider, "endpoint": endpoint, "time_source": "provider"}
-	for name, value := range x.Event {
-		e[name] = value
-	}
+	maps.Copy(e, x.Event)
 	if e["time"] == nil {
 		e["time_source"] = "received"
 	}

@@ -2,8 +2,14 @@ package ledger
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -115,4 +121,36 @@ func (r *Reader) read(ctx context.Context, name string, yield func(*Message) err
 			return nil
 		}
 	}
+}
+
+// ReadOversize yields what is in a data directory's oversize/, where bodies go that
+// even the quarantine stream does not take, as if it was in quarantine.
+func ReadOversize(dir string, yield func(*Message) error) error {
+	files, err := filepath.Glob(filepath.Join(dir, "*.*.json"))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", dir, err)
+	}
+	for _, file := range files {
+		about, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", dir, err)
+		}
+		var m struct{ Provider, Endpoint, ID, Reason string }
+		if err := json.Unmarshal(about, &m); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		sum, _, _ := strings.Cut(filepath.Base(file), ".")
+		data, err := os.ReadFile(filepath.Join(dir, sum))
+		if err != nil {
+			return fmt.Errorf("read %s: %w", dir, err)
+		}
+		if is := sha256.Sum256(data); hex.EncodeToString(is[:]) != sum {
+			return fmt.Errorf("%s is not what its name says", filepath.Join(dir, sum))
+		}
+		h := nats.Header{"Nats-Msg-Id": {m.ID}, "Blessd-Provider": {m.Provider}, "Blessd-Endpoint": {m.Endpoint}, "Blessd-Reason": {m.Reason}}
+		if err := yield(&Message{Stream: Quarantine, Subject: file, Header: h, Data: data}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

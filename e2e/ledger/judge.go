@@ -3,7 +3,7 @@ package ledger
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -67,16 +67,15 @@ const maxDetails = 12
 
 // Judge holds a book against what is stored.
 type Judge struct {
-	book     *Book
-	rules    Rules
-	found    map[string]*found
-	missing  int // events that are owed and not there yet
-	ghosts   int
-	stored   int
-	kept     int
-	details  []string
-	owed     map[string]bool
-	received map[string]bool
+	book    *Book
+	rules   Rules
+	found   map[string]*found
+	missing int // events that are owed and not there yet
+	ghosts  int
+	stored  int
+	kept    int
+	details []string
+	owed    map[string]bool
 }
 
 // found is what was found of one delivery.
@@ -100,7 +99,7 @@ func NewJudge(b *Book, r Rules) (*Judge, error) {
 			return nil, err
 		}
 		j.owed[uid] = true
-		j.missing += len(x)
+		j.missing += len(x.all)
 	}
 	return j, nil
 }
@@ -118,40 +117,45 @@ func (d *delivery) owed(r *Rules) bool {
 	return false
 }
 
+// expectation is what must become of a delivery, and where each event and each raw
+// form is in it.
+type expectation struct {
+	all    []Expected
+	prints map[print][]int
+	raws   map[[sha256.Size]byte][]int
+}
+
 // expected returns what must become of a delivery: of all of its bodies together,
 // where they differ, as many of each element as the one has that has most of it.
-func (b *Book) expected(uid string) ([]Expected, error) {
+func (b *Book) expected(uid string) (*expectation, error) {
 	if x, ok := b.cached[uid]; ok {
 		return x, nil
 	}
 	d := b.deliveries[uid]
-	var all []Expected
-	have := map[print]int{}
-	for i, at := range d.bodies {
+	x := &expectation{prints: map[print][]int{}, raws: map[[sha256.Size]byte][]int{}}
+	for _, at := range d.bodies {
 		body, err := b.body(at)
 		if err != nil {
 			return nil, err
 		}
-		x := Expect(d.provider, d.contentType, body)
-		if i == 0 && len(d.bodies) == 1 {
-			all = x
-			break
-		}
 		seen := map[print]int{}
-		for _, e := range x {
+		for _, e := range Expect(d.provider, d.contentType, body) {
 			p := e.print(d.provider, d.endpoint)
-			if seen[p]++; seen[p] > have[p] {
-				have[p]++
-				all = append(all, e)
+			if seen[p]++; seen[p] <= len(x.prints[p]) {
+				continue
 			}
+			raw := sha256.Sum256(e.Raw)
+			x.prints[p] = append(x.prints[p], len(x.all))
+			x.raws[raw] = append(x.raws[raw], len(x.all))
+			x.all = append(x.all, e)
 		}
 	}
 	if len(b.cached) > 1000 {
 		clear(b.cached)
 	}
-	b.cached[uid] = all
-	d.expected = len(all)
-	return all, nil
+	b.cached[uid] = x
+	d.expected = len(x.all)
+	return x, nil
 }
 
 // Missing returns how many events are owed and were not seen yet.
@@ -177,7 +181,7 @@ func (j *Judge) See(m *Message) error {
 	}
 	f := j.found[uid]
 	if f == nil {
-		f = &found{ids: make([]string, len(x))}
+		f = &found{ids: make([]string, len(x.all))}
 		j.found[uid] = f
 	}
 	if m.Stream == Quarantine {
@@ -188,35 +192,35 @@ func (j *Judge) See(m *Message) error {
 	return nil
 }
 
-func (j *Judge) seeEvent(m *Message, uid string, d *delivery, x []Expected, f *found) {
+func (j *Judge) seeEvent(m *Message, uid string, d *delivery, x *expectation, f *found) {
 	e, raw, id, wrong := decode(m)
 	if wrong != "" {
 		f.changed++
 		j.describe("CHANGED %s at %d: %s", uid, m.Seq, wrong)
 		return
 	}
-	p := printOf(e, raw)
 	double := -1
-	for i := range x {
-		if x[i].Event == nil || x[i].print(d.provider, d.endpoint) != p {
-			continue
-		}
+	for _, i := range x.prints[printOf(e, raw)] {
 		if f.ids[i] == "" {
 			j.fill(uid, f, i, id)
 			return
 		}
-		double = i
+		if double < 0 || f.ids[i] == id {
+			double = i
+		}
 	}
 	switch {
 	case double < 0:
 		f.changed++
-		j.describe("CHANGED %s at %d: %s", uid, m.Seq, difference(e, raw, x, d))
-	case x[double].Anew && len(d.attempts) > 1:
+		j.describe("CHANGED %s at %d: %s", uid, m.Seq, difference(e, raw, x.all, d))
+	case x.all[double].Anew && len(d.attempts) > 1:
 		// Another delivery of what has no identity is another event.
 	default:
 		f.doubled++
 		if f.ids[double] != id {
 			f.otherID++
+		} else if j.rules.Doubles {
+			return
 		}
 		j.describe("DUP %s at %d: id %s, had %s, type %v", uid, m.Seq, id, f.ids[double], e["type"])
 	}
@@ -224,7 +228,7 @@ func (j *Judge) seeEvent(m *Message, uid string, d *delivery, x []Expected, f *f
 
 // seeQuarantined takes raw bytes for what they are: a whole body or an element. An
 // element stands for all of its events.
-func (j *Judge) seeQuarantined(m *Message, uid string, d *delivery, x []Expected, f *found) {
+func (j *Judge) seeQuarantined(m *Message, uid string, d *delivery, x *expectation, f *found) {
 	id := m.Header.Get("Nats-Msg-Id")
 	if m.Header.Get("Blessd-Provider") != d.provider || m.Header.Get("Blessd-Endpoint") != d.endpoint || m.Header.Get("Blessd-Reason") == "" {
 		f.changed++
@@ -232,20 +236,17 @@ func (j *Judge) seeQuarantined(m *Message, uid string, d *delivery, x []Expected
 		return
 	}
 	hits, misplaced, doubled := 0, 0, false
-	for i := range x {
-		if !bytes.Equal(x[i].Raw, m.Data) {
-			continue
-		}
+	for _, i := range x.raws[sha256.Sum256(m.Data)] {
 		if f.ids[i] != "" {
 			doubled = true
 			continue
 		}
-		if x[i].Event != nil && (j.rules.MaxEvent == 0 || len(m.Data) < j.rules.MaxEvent) {
+		if x.all[i].Event != nil && (j.rules.MaxEvent == 0 || len(m.Data) < j.rules.MaxEvent) {
 			misplaced++
 		}
 		hits++
 		j.fill(uid, f, i, id)
-		if x[i].Event == nil {
+		if x.all[i].Event == nil {
 			break // one entry for each
 		}
 	}
@@ -277,20 +278,27 @@ func (j *Judge) describe(format string, args ...any) {
 
 // decode reads a stored event and checks all that does not depend on what was sent.
 func decode(m *Message) (e object, raw []byte, id, wrong string) {
-	var r struct {
-		Raw    json.RawMessage `json:"raw"`
-		Base64 string          `json:"raw_base64"`
-	}
-	d := json.NewDecoder(bytes.NewReader(m.Data))
-	d.UseNumber()
-	if d.Decode(&e) != nil || json.Unmarshal(m.Data, &r) != nil {
+	var r map[string]json.RawMessage
+	if json.Unmarshal(m.Data, &r) != nil {
 		return nil, nil, "", fmt.Sprintf("not a JSON object: %.200q", m.Data)
 	}
-	raw = r.Raw
-	if r.Base64 != "" {
-		var err error
-		if raw, err = base64.StdEncoding.DecodeString(r.Base64); err != nil {
-			return nil, nil, "", "raw_base64 is not base64"
+	e = object{}
+	for name, value := range r {
+		switch name {
+		case "raw":
+			raw = value
+		case "raw_base64":
+			if json.Unmarshal(value, &raw) != nil { // which reads base64 into bytes
+				return nil, nil, "", "raw_base64 is not base64"
+			}
+		default:
+			d := json.NewDecoder(bytes.NewReader(value))
+			d.UseNumber()
+			var v any
+			if d.Decode(&v) != nil {
+				return nil, nil, "", fmt.Sprintf("%s is not JSON", name)
+			}
+			e[name] = v
 		}
 	}
 	id, _ = e["id"].(string)
@@ -323,9 +331,8 @@ func decode(m *Message) (e object, raw []byte, id, wrong string) {
 			return nil, nil, "", fmt.Sprintf("header ce-subject is %q, want %q", got, to)
 		}
 	}
-	for _, name := range []string{"id", "received", "raw", "raw_base64"} {
-		delete(e, name)
-	}
+	delete(e, "id")
+	delete(e, "received")
 	if e["time_source"] == "received" {
 		delete(e, "time")
 	}
@@ -365,15 +372,16 @@ func (j *Judge) Verdict() (*Verdict, error) {
 			v.Acked++
 		}
 		for _, a := range d.attempts {
-			switch {
-			case a.state == Refused:
+			switch a.state {
+			case Refused:
 				v.Refused++
 				if a.status != 503 && a.status != 429 && !slices.Contains(j.rules.Statuses, a.status) && !slices.Contains(j.rules.Redeemed, a.status) {
 					v.NotRetryable++
 					j.describe("REFUSED %s with %d", uid, a.status)
 				}
-			case a.state == Unknown:
+			case Unknown:
 				v.Unanswered++
+			case Acked:
 			}
 		}
 		there := 0
@@ -467,8 +475,9 @@ func (v *Verdict) Problems(r Rules) []string {
 	return all
 }
 
-// JudgeStreams reads both streams from their first message and returns the verdict.
-func JudgeStreams(ctx context.Context, b *Book, url string, r Rules) (*Verdict, error) {
+// JudgeStreams reads both streams from their first message, and what is in these
+// oversize directories, and returns the verdict.
+func JudgeStreams(ctx context.Context, b *Book, url string, r Rules, oversize ...string) (*Verdict, error) {
 	j, err := NewJudge(b, r)
 	if err != nil {
 		return nil, err
@@ -480,6 +489,11 @@ func JudgeStreams(ctx context.Context, b *Book, url string, r Rules) (*Verdict, 
 	defer reader.Close()
 	if err := reader.Read(ctx, j.See); err != nil {
 		return nil, err
+	}
+	for _, dir := range oversize {
+		if err := ReadOversize(dir, j.See); err != nil {
+			return nil, err
+		}
 	}
 	return j.Verdict()
 }

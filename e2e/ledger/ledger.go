@@ -241,7 +241,7 @@ type Book struct {
 	order      []string // uids in the order of their first attempts
 	file       *os.File // for the bodies
 	attempts   int
-	cached     map[string][]Expected // of some deliveries
+	cached     map[string]*expectation // of some deliveries
 }
 
 // delivery is what the book has of one uid.
@@ -273,7 +273,7 @@ func Open(file string) (*Book, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the ledger: %w", err)
 	}
-	b := &Book{file: f, deliveries: map[string]*delivery{}, cached: map[string][]Expected{}}
+	b := &Book{file: f, deliveries: map[string]*delivery{}, cached: map[string]*expectation{}}
 	if err := b.read(); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}

@@ -3,6 +3,7 @@ package scenario
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"time"
 
 	"github.com/blessd/blessd/e2e/ledger"
@@ -45,17 +46,21 @@ func (e *Env) Judge() (v *ledger.Verdict, conserved bool) {
 		e.Errorf("%v", err)
 		return nil, false
 	}
-	defer book.Close()
+	defer func() { _ = book.Close() }() // it was only read
+	began := time.Now()
 	differences := e.settle(book, url, conserved)
+	e.Logf("settled in %.1f s", time.Since(began).Seconds())
+	began = time.Now()
 	ctx, cancel := context.WithTimeout(e.ctx, e.o.Limit)
 	defer cancel()
 	// Whatever was seen while waiting, this is what counts: a fresh connection, from
 	// the first message.
-	v, err = ledger.JudgeStreams(ctx, book, url, e.Rules)
+	v, err = ledger.JudgeStreams(ctx, book, url, e.Rules, e.oversize()...)
 	if err != nil {
 		e.Errorf("read the streams: %v\n%s", err, e.logs())
 		return nil, false
 	}
+	e.Logf("judged in %.1f s", time.Since(began).Seconds())
 	for _, d := range v.Details {
 		e.Logf("%s", d)
 	}
@@ -106,10 +111,9 @@ func (e *Env) settle(book *ledger.Book, url string, conserved bool) (differences
 		return nil
 	}
 	defer func() { reader.Close() }()
-	seen := 0
+	taken := map[string]bool{} // files of the oversize directories
 	progress := time.Now()
 	count := func(m *ledger.Message) error {
-		seen++
 		progress = time.Now()
 		return judge.See(m)
 	}
@@ -127,13 +131,22 @@ func (e *Env) settle(book *ledger.Book, url string, conserved bool) (differences
 				e.Errorf("%v", err)
 				return nil
 			}
+			clear(taken)
 			continue
 		}
 		if e.ctx.Err() != nil {
 			e.Fatalf("interrupted")
 		}
-		if err != nil || judge.Missing() > 0 {
-			continue // a server that is away, or has not everything yet
+		if err != nil {
+			continue // a server that is away
+		}
+		for _, dir := range e.oversize() {
+			if err := ledger.ReadOversize(dir, once(taken, judge.See)); err != nil {
+				continue // it is being written
+			}
+		}
+		if judge.Missing() > 0 {
+			continue
 		}
 		if !conserved {
 			return nil
@@ -151,4 +164,24 @@ func (e *Env) settle(book *ledger.Book, url string, conserved bool) (differences
 		}
 	}
 	return differences
+}
+
+// oversize are the directories for what not even the quarantine takes.
+func (e *Env) oversize() []string {
+	var all []string
+	for _, b := range e.blessds {
+		all = append(all, filepath.Join(b.DataDir(), "oversize"))
+	}
+	return all
+}
+
+// once yields each file only the first time.
+func once(taken map[string]bool, yield func(*ledger.Message) error) func(*ledger.Message) error {
+	return func(m *ledger.Message) error {
+		if taken[m.Subject] {
+			return nil
+		}
+		taken[m.Subject] = true
+		return yield(m)
+	}
 }

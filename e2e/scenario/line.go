@@ -25,7 +25,7 @@ func (e *Env) Line(url string) *Line {
 	s := &Line{address: l.Addr().String()}
 	var wg sync.WaitGroup
 	e.Cleanup(func() {
-		l.Close()
+		_ = l.Close() // nobody connects any more
 		s.mu.Lock()
 		s.ended = true
 		s.mu.Unlock()
@@ -41,7 +41,7 @@ func (e *Env) Line(url string) *Line {
 			}
 			out, err := net.Dial("tcp", to)
 			if err != nil {
-				in.Close()
+				_ = in.Close() // the server is away
 				continue
 			}
 			s.mu.Lock()
@@ -73,7 +73,7 @@ func (s *Line) Cut() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.open {
-		c.Close()
+		_ = c.Close() // to break it is what we want
 	}
 	s.open = nil
 }
@@ -88,11 +88,11 @@ func (s *Line) carry(to, from net.Conn) {
 	packets := make(chan packet, 1024)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		defer to.Close()
+		defer func() { _ = to.Close() }()
 		for p := range packets {
 			time.Sleep(time.Until(p.due))
 			if _, err := to.Write(p.data); err != nil {
-				from.Close() // and so the reader ends, too
+				_ = from.Close() // and so the reader ends, too
 				for range packets {
 				}
 				return

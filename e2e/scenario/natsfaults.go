@@ -56,7 +56,7 @@ var natsScenarios = []Scenario{
 		Run: func(e *Env) {
 			n := e.NATS()
 			b := e.Blessd(Config{NATS: n.URL()})
-			load := e.Load(b, Load{Pause: 10 * time.Millisecond})
+			load := e.Load(b, Load{Pause: 50 * time.Millisecond})
 			for range e.Times(1) {
 				load.MoreBlessed(200)
 				n.Freeze()

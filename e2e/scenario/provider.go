@@ -130,7 +130,7 @@ func (d *Delivery) sign(value string) {
 		key = d.secret
 	}
 	mac := hmac.New(sha1.New, []byte(key))
-	io.WriteString(mac, publicURL+d.Path()+"sarvtes_events"+value)
+	_, _ = io.WriteString(mac, publicURL+d.Path()+"sarvtes_events"+value)
 	name := "X-SendCleanTES-Signature"
 	if d.Provider == "sarv" {
 		name = "X-SarvTES-Signature"
@@ -145,7 +145,7 @@ func (e *Env) Mailgun(uid, data string) *Delivery {
 	_, _ = rand.Read(token) // it never fails
 	timestamp, hexToken := strconv.FormatInt(time.Now().Unix(), 10), hex.EncodeToString(token)
 	mac := hmac.New(sha256.New, []byte(p.secret))
-	io.WriteString(mac, timestamp+hexToken)
+	_, _ = io.WriteString(mac, timestamp+hexToken)
 	return &Delivery{
 		Endpoint: p, UID: uid, Events: 1, ContentType: "application/json",
 		Body: fmt.Appendf(nil, `{"signature":{"timestamp":"%s","token":"%s","signature":"%x"},"event-data":%s}`, timestamp, hexToken, mac.Sum(nil), data),

@@ -5,6 +5,10 @@ import "slices"
 // files has the scenarios of each file of this package.
 var files = [][]Scenario{
 	killScenarios,
+	startScenarios,
+	keyScenarios,
+	payloadScenarios,
+	wireScenarios,
 	stopScenarios,
 	systemdScenarios,
 	clusterScenarios,

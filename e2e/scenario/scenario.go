@@ -89,9 +89,19 @@ func (r *Result) String() string {
 		s = fmt.Sprintf("%-4s  %-28s SKIPPED, nothing is shown:", r.Outcome, r.Scenario)
 	}
 	if len(r.Why) > 0 {
-		s += "  " + strings.Join(r.Why, "; ")
+		s += "  " + r.Short()
 	}
 	return s
+}
+
+// Short is Why on one line, without the logs.
+func (r *Result) Short() string {
+	var all []string
+	for _, w := range r.Why {
+		first, _, _ := strings.Cut(w, "\n")
+		all = append(all, first)
+	}
+	return strings.Join(all, "; ")
 }
 
 // Run runs one scenario to its end and leaves nothing behind.

@@ -73,8 +73,8 @@ func stopInFlight(e *Env) {
 		if q.attempt, err = e.ledger.Sent(ledger.Sent{UID: q.UID, Provider: q.Provider, Endpoint: q.Name, ContentType: q.ContentType, Events: q.Events, Body: q.Body}); err != nil {
 			e.Fatalf("%v", err)
 		}
-		io.WriteString(q.conn, head(q.Delivery, len(q.Body)))
-		q.conn.Write(q.Body[:len(q.Body)-1]) // whether that went well shows in the answer
+		// Whether that goes well shows in the answer.
+		_, _ = io.WriteString(q.conn, head(q.Delivery, len(q.Body))+string(q.Body[:len(q.Body)-1]))
 	}
 	b.WaitMetric(inFlight, "blessd_webhook_requests_in_flight")
 	b.StopDuring(func() {
@@ -86,7 +86,7 @@ func stopInFlight(e *Env) {
 		for i, q := range requests {
 			wg.Go(func() {
 				if i >= slow {
-					q.conn.Write(q.Body[len(q.Body)-1:])
+					_, _ = q.conn.Write(q.Body[len(q.Body)-1:])
 				}
 				q.answer = e.readAnswer(q.conn, q.Delivery, q.attempt)
 			})
@@ -107,11 +107,12 @@ func stopInFlight(e *Env) {
 
 // head is the head of a request, as bytes.
 func head(d *Delivery, length int) string {
-	text := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: hooks.example.com\r\nContent-Type: %s\r\nContent-Length: %d\r\n", d.Path(), d.ContentType, length)
+	var text strings.Builder
+	fmt.Fprintf(&text, "POST %s HTTP/1.1\r\nHost: hooks.example.com\r\nContent-Type: %s\r\nContent-Length: %d\r\n", d.Path(), d.ContentType, length)
 	for name, value := range d.Header {
-		text += name + ": " + value + "\r\n"
+		fmt.Fprintf(&text, "%s: %s\r\n", name, value)
 	}
-	return text + "\r\n"
+	return text.String() + "\r\n"
 }
 
 // dial connects to the public listener, until the scenario is over.
@@ -120,7 +121,7 @@ func (e *Env) dial(b *Blessd) net.Conn {
 	if err != nil {
 		e.Fatalf("%v", err)
 	}
-	e.Cleanup(func() { conn.Close() })
+	e.Cleanup(func() { _ = conn.Close() })
 	if err := conn.SetDeadline(time.Now().Add(e.o.Limit)); err != nil {
 		e.Fatalf("%v", err)
 	}

@@ -56,18 +56,18 @@ func (e *Env) manager(names ...string) *manager {
 		if err != nil {
 			e.Fatalf("%v", err)
 		}
-		e.Cleanup(func() { l.Close() })
+		e.Cleanup(func() { _ = l.Close() })
 		m.sockets = append(m.sockets, l.(*net.TCPListener))
 	}
 	dir, err := os.MkdirTemp("", "blessd") // the path of a socket must be short
 	if err != nil {
 		e.Fatalf("%v", err)
 	}
-	e.Cleanup(func() { os.RemoveAll(dir) })
+	e.Cleanup(func() { _ = os.RemoveAll(dir) })
 	if m.notices, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"}); err != nil {
 		e.Fatalf("%v", err)
 	}
-	e.Cleanup(func() { m.notices.Close() })
+	e.Cleanup(func() { _ = m.notices.Close() })
 	return m
 }
 

@@ -82,7 +82,7 @@ func run(ctx context.Context, args []string) int {
 			fmt.Fprintln(os.Stderr, "bench run:", err)
 			return 2
 		}
-		defer os.RemoveAll(dir)
+		defer func() { _ = os.RemoveAll(dir) }() // in the temporary directory
 		if o.Binary, err = scenario.Build(ctx, dir); err != nil {
 			fmt.Fprintln(os.Stderr, "bench run:", err)
 			return 2
@@ -132,7 +132,7 @@ func summarize(w io.Writer, r *report) (failed bool) {
 		total.Events, total.Lost, total.Ghosts, total.Changed, total.Duplicates, longest.Seconds())
 	for _, x := range r.Results {
 		if x.Outcome != scenario.Pass {
-			fmt.Fprintf(w, "  %s %s: %s\n", x.Outcome, x.Scenario, strings.Join(x.Why, "; "))
+			fmt.Fprintf(w, "  %s %s: %s\n", x.Outcome, x.Scenario, x.Short())
 		}
 	}
 	return count[scenario.Fail] > 0
@@ -199,7 +199,7 @@ func table(_ context.Context, args []string) int {
 	for _, x := range rows {
 		result := string(x.Outcome)
 		if x.Outcome != scenario.Pass {
-			result += ": " + strings.ReplaceAll(strings.ReplaceAll(strings.Join(x.Why, "; "), "\n", " "), "|", "\\|")
+			result += ": " + strings.ReplaceAll(x.Short(), "|", "\\|")
 		}
 		conserved := "by the ledger alone"
 		if x.Conserved {
@@ -216,6 +216,7 @@ func table(_ context.Context, args []string) int {
 func verdict(ctx context.Context, args []string) int {
 	f := flag.NewFlagSet("bench verdict", flag.ContinueOnError)
 	url := f.String("nats", "nats://127.0.0.1:4222", "the `URL` of the server with the streams")
+	oversize := f.String("oversize", "", "the `directory` oversize of blessd's data, if it is here")
 	only := f.Bool("only-acked", false, "nothing may be stored that was not acknowledged, as after SIGTERM")
 	// The file may come first, which the package flag does not know.
 	if i := slices.IndexFunc(args, func(a string) bool { return !strings.HasPrefix(a, "-") }); i == 0 {
@@ -234,8 +235,12 @@ func verdict(ctx context.Context, args []string) int {
 		fmt.Fprintln(os.Stderr, "bench verdict:", err)
 		return 2
 	}
-	defer book.Close()
-	v, err := ledger.JudgeStreams(ctx, book, *url, rules)
+	defer func() { _ = book.Close() }() // it was only read
+	var dirs []string
+	if *oversize != "" {
+		dirs = append(dirs, *oversize)
+	}
+	v, err := ledger.JudgeStreams(ctx, book, *url, rules, dirs...)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench verdict:", err)
 		return 2
