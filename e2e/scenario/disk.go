@@ -35,15 +35,21 @@ func diskFull(e *Env, acknowledge string) {
 	// without, no stream is harmed, and the disk is filled again.
 	filler := filepath.Join(b.DataDir(), "filler")
 	stuck := false
-	for n := 0; n < 5 && !stuck; n++ {
+	for n := 0; n < 30 && !stuck; n++ {
 		if n > 0 {
 			e.remove1(filler)
 			load.MoreBlessed(100)
 		}
 		e.Fill(filler)
 		load.MoreRefused(20)
-		for deadline := time.Now().Add(12 * time.Second); !stuck && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-			stuck = b.Metric("blessd_embedded_stuck") == 1
+		// Nothing on its way after a moment: not this time.
+		began := time.Now()
+		for most := 2 * time.Second; !stuck && time.Since(began) < most; time.Sleep(20 * time.Millisecond) {
+			m := b.Metrics()
+			stuck = m.Sum("blessd_embedded_stuck") == 1
+			if m.Sum("blessd_publish_pending") > 0 || acknowledge == "stream" {
+				most = 30 * time.Second
+			}
 		}
 	}
 	if !stuck {
