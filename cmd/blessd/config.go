@@ -97,7 +97,8 @@ type EndpointConfig struct {
 	// KeyFiles hold the keys that the provider signs with (SendClean, Sarv,
 	// Mailgun); any of them verifies, so that keys can be changed without a gap.
 	// Without one the endpoint awaits its key. Files *.key in
-	// <data_dir>/keys/<name>/ are read as well.
+	// <data_dir>/keys/<name>/ are read as well; one called *.until.TIME.key, with a
+	// time like 20261121T235900Z, counts until then.
 	KeyFiles []string `yaml:"key_files"`
 	// ParentKeyFiles hold the keys of the parent account for Mailgun's
 	// parent-signature. Default none.

@@ -787,6 +787,104 @@ func TestManagedKeys(t *testing.T) {
 	}
 }
 
+// What blessd stores counts until it is replaced, and for as long after as it is told;
+// then not even a damaged file does harm.
+func TestStoredKeys(t *testing.T) {
+	dir := t.TempDir()
+	c := load(t, strings.ReplaceAll("data_dir: DIR/data\npublic_url: https://hooks.example.com\nendpoints: [{name: a, provider: sendclean}]\n", "DIR", dir), envOf())
+	if err := c.createDataDir(); err != nil {
+		t.Fatal(err)
+	}
+	values := func() (got []string) {
+		t.Helper()
+		endpoints, err := c.receiverEndpoints("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range endpoints[0].Keys {
+			got = append(got, string(k.Value))
+		}
+		if awaitsKey(endpoints[0]) != (len(got) == 0) {
+			t.Errorf("awaits a key: %v, with %q", awaitsKey(endpoints[0]), got)
+		}
+		return got
+	}
+	expect := func(want ...string) {
+		t.Helper()
+		if got := values(); !slices.Equal(got, want) {
+			t.Errorf("got keys %q, want %q", got, want)
+		}
+	}
+	expect()
+	now := time.Date(2026, 11, 21, 22, 45, 0, 0, time.UTC)
+	store := func(webhook, key string, at time.Time) string {
+		t.Helper()
+		file, err := c.storeManagedKey("a", webhook, receiver.Secret(key), at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	first := store("405602261459333060372", "first", now)
+	if want := dir + "/data/keys/a/405602261459333060372.20261121T224500Z." + (receiver.Key{Value: "first"}).Fingerprint() + ".key"; first != want {
+		t.Errorf("stored in %s, want %s", first, want)
+	}
+	for _, path := range []string{first, filepath.Dir(first), filepath.Dir(filepath.Dir(first))} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s: others can look in: %v, %v", path, info.Mode(), err)
+		}
+	}
+	expect("first")
+	if again := store("405602261459333060372", "first", now.Add(time.Hour)); again != first {
+		t.Errorf("stored again as %s", again)
+	}
+	store("405602261459333060372", "second", now.Add(time.Second))
+	expect("first", "second")
+
+	keys, err := c.managedKeys("a")
+	if err != nil || len(keys) != 2 || keys[0].webhook != "405602261459333060372" || !keys[0].set.Equal(now) || !keys[0].until.IsZero() {
+		t.Fatalf("got %+v, %v", keys, err)
+	}
+	file, err := c.retireManagedKey(keys[0], time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect("first", "second")
+	old, _, err := parseManagedKey(file)
+	if err != nil || old.webhook != keys[0].webhook || old.print != keys[0].print || !old.set.Equal(now) || old.until.Before(time.Now().Add(time.Hour-2*time.Second)) {
+		t.Errorf("%s reads as %+v, %v", file, old, err)
+	}
+	if same, err := c.retireManagedKey(old, time.Now().Add(2*time.Hour)); err != nil || same != file {
+		t.Errorf("a key that ends earlier was given more time: %s, %v", same, err)
+	}
+	before := c.keyState()
+	ended, err := c.retireManagedKey(old, time.Now().Add(-time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect("second")
+	if c.keyState() == before {
+		t.Error("a key that counts no more is no other state")
+	}
+	if err := os.WriteFile(ended, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect("second")
+	// A key that a provider gives again counts again.
+	store("405602261459333060372", "first", now.Add(time.Minute))
+	expect("second", "first")
+
+	for _, bad := range []struct{ webhook, key string }{{"1", ""}, {"1", "s3cr3t\ns3cr3t"}, {"../x", "s3cr3t"}, {"", "s3cr3t"}, {"a.b", "s3cr3t"}} {
+		if file, err := c.storeManagedKey("a", bad.webhook, receiver.Secret(bad.key), now); err == nil || strings.Contains(err.Error(), "s3cr3t") {
+			t.Errorf("webhook %q, key %q: stored as %s, %v", bad.webhook, bad.key, file, err)
+		}
+	}
+	write(t, dir, "data/keys/a/provider.until.tomorrow.key", "third")
+	if _, err := c.receiverEndpoints(""); err == nil || !strings.Contains(err.Error(), "provider.until.tomorrow.key: its name has no time like") {
+		t.Errorf("a name that cannot be understood: got %v", err)
+	}
+}
+
 // TestFirstRun starts twice without a file, the second time with a real key.
 func TestFirstRun(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state", "blessd")

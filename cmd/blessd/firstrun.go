@@ -62,7 +62,11 @@ func (c *Config) generateKeys() error {
 
 // writeFile writes a file of mode 0600 so that after a crash at any moment there
 // is either none, the old one or the new one, whole.
-func writeFile(file string, data []byte) (err error) {
+func writeFile(file string, data []byte) error { return writeFileAs(file, data, nil) }
+
+// writeFileAs is writeFile; prepare, if not nil, is called before the file has its
+// name.
+func writeFileAs(file string, data []byte, prepare func(file string) error) (err error) {
 	dir := filepath.Dir(file)
 	f, err := os.CreateTemp(dir, ".new-*") // makes mode 0600
 	if err != nil {
@@ -75,6 +79,11 @@ func writeFile(file string, data []byte) (err error) {
 	}()
 	if _, err := f.Write(data); err != nil {
 		return err
+	}
+	if prepare != nil {
+		if err := prepare(f.Name()); err != nil {
+			return err
+		}
 	}
 	if err := f.Sync(); err != nil {
 		return err

@@ -184,40 +184,38 @@ func (k *keyReader) list(path string, files []string, kind secretKind) (keys []r
 	return keys
 }
 
-// managed returns the keys in <data_dir>/keys/<endpoint>/: those that were put
-// there beside key_files, and without a configuration file the generated ones.
+// managed returns the keys in <data_dir>/keys/<endpoint>/ that count: those that
+// were put or stored there beside key_files, and without a configuration file the
+// generated ones.
 func (k *keyReader) managed(path string, e EndpointConfig, keys []receiver.Key) []receiver.Key {
 	if k.config.dataDirIsNone() {
 		return keys
 	}
-	dir := k.config.keyDir(e.Name)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			k.found = append(k.found, k.config.source.problem(path, "directory "+dir+": "+reason(err), "let the user that runs blessd read it"))
+	there, err := k.config.managedKeys(e.Name)
+	// One that is renamed now, because it was replaced, is there under another name.
+	for range 3 {
+		if !slices.ContainsFunc(there, func(m managedKey) bool { found, err := exists(m.file); return !found && err == nil }) {
+			break
 		}
+		there, err = k.config.managedKeys(e.Name)
+	}
+	if err != nil {
+		k.found = append(k.found, k.config.source.problem(path, err.Error(), "let the user that runs blessd read the directory, and rename or remove a file that is named otherwise"))
 		return keys
 	}
-	for _, entry := range entries {
-		name := entry.Name()
-		switch {
-		case !strings.HasSuffix(name, managedSuffix) || strings.HasPrefix(name, "."):
-		case name != sampleKeyFile:
-			keys = k.add(keys, path, filepath.Join(dir, name), signatureKey)
-		case k.config.noFile:
-			before := len(keys)
-			keys = k.add(keys, path, filepath.Join(dir, name), signatureKey)
-			for i := before; i < len(keys); i++ {
-				keys[i].Sample = true
-			}
+	now := time.Now()
+	for _, m := range there {
+		sample := filepath.Base(m.file) == sampleKeyFile
+		if !m.counts(now) || sample && !k.config.noFile {
+			continue
+		}
+		before := len(keys)
+		keys = k.add(keys, path, m.file, signatureKey)
+		for i := before; i < len(keys); i++ {
+			keys[i].Sample = sample
 		}
 	}
 	return keys
-}
-
-// keyDir is where an endpoint's managed keys are.
-func (c *Config) keyDir(endpoint string) string {
-	return filepath.Join(c.DataDir, keysDir, endpoint)
 }
 
 // receiverEndpoints reads every key file and returns the endpoints for the

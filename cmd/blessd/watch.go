@@ -184,19 +184,22 @@ func (c *Config) managedDirs() (dirs []string) {
 }
 
 // keyState describes all key files without reading them: another state means that
-// one of them was written, replaced, added or removed.
+// one of them was written, replaced, added or removed, or counts no more.
 func (c *Config) keyState() string {
 	files := c.secretFiles()
 	var b strings.Builder
-	for _, dir := range c.managedDirs() {
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			fmt.Fprintf(&b, "%s %v\n", dir, err)
+	now := time.Now()
+	for _, e := range c.Endpoints {
+		if !signs(e.Provider) {
+			continue
 		}
-		for _, entry := range entries {
-			if strings.HasSuffix(entry.Name(), managedSuffix) && !strings.HasPrefix(entry.Name(), ".") {
-				files = append(files, filepath.Join(dir, entry.Name()))
-			}
+		keys, err := c.managedKeys(e.Name)
+		if err != nil {
+			fmt.Fprintln(&b, e.Name, err)
+		}
+		for _, k := range keys {
+			files = append(files, k.file)
+			fmt.Fprintln(&b, k.file, k.counts(now)) // one that ceases to count changes nothing else
 		}
 	}
 	for _, file := range files {
