@@ -54,8 +54,8 @@ func NewSendClean(c SendCleanConfig, o Options) (*SendClean, error) {
 	if !strings.HasSuffix(base, "/") {
 		base += "/"
 	}
-	// 60 calls a minute (second-hand). Some at once do no harm.
-	calls, err := newCaller(c.Provider, base, o, rate.NewLimiter(1, 10), c.OwnerID, c.Token)
+	// 60 calls a minute (second-hand); a burst and a minute together stay below.
+	calls, err := newCaller(c.Provider, base, o, rate.NewLimiter(0.8, 10), c.OwnerID, c.Token)
 	if err != nil {
 		return nil, err
 	}
