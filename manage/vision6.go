@@ -2,7 +2,6 @@ package manage
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -27,12 +26,15 @@ type Vision6 struct {
 
 // Vision6Config says where the API is and who calls.
 type Vision6Config struct {
-	// BaseURL is the API's endpoint on the host that the account logs in to, like
+	// BaseURL is the API's endpoint on the host that the account logs in to. Default
 	// https://www.vision6.com.au/api/jsonrpcserver?version=3.3.
 	BaseURL string
 	// APIKey needs full access.
 	APIKey Secret
 }
+
+// vision6URL is where public clients find the API.
+const vision6URL = "https://www.vision6.com.au/api/jsonrpcserver?version=3.3"
 
 // Pair is an object and what can happen to it.
 type Pair struct {
@@ -70,7 +72,7 @@ type Subscription struct {
 // NewVision6 returns the client. It calls nothing yet.
 func NewVision6(c Vision6Config, o Options) (*Vision6, error) {
 	if c.BaseURL == "" {
-		return nil, errors.New("the API of vision6 needs its base_url: the host is the one that the account logs in to")
+		c.BaseURL = vision6URL
 	}
 	// No limit is documented.
 	calls, err := newCaller("vision6", c.BaseURL, o, rate.NewLimiter(4, 22), c.APIKey)

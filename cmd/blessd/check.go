@@ -86,7 +86,7 @@ type plan struct {
 	Computed   []string       `json:"computed,omitempty"`
 	Endpoints  []plannedHook  `json:"endpoints"`
 	Duplicates []windowMemory `json:"duplicate_window_memory"`
-	Unused     []string       `json:"unused,omitempty"`
+	Managed    []string       `json:"managed,omitempty"` // endpoints that blessd webhooks manages
 }
 
 // plannedHook is one endpoint.
@@ -260,9 +260,9 @@ func (c *Config) plan(endpoints []receiver.Endpoint) *plan {
 	for _, rate := range []int{100, 1000} {
 		p.Duplicates = append(p.Duplicates, windowMemory{rate, int64(time.Duration(s.DuplicateWindow).Seconds() * float64(rate) * bytesPerID)})
 	}
-	for i, e := range c.Endpoints {
+	for _, e := range c.Endpoints {
 		if e.Manage != nil {
-			p.Unused = append(p.Unused, fmt.Sprintf("endpoints[%d].manage", i))
+			p.Managed = append(p.Managed, e.Name)
 		}
 	}
 	return p
@@ -370,8 +370,8 @@ func (p *plan) text(b *strings.Builder) {
 	if len(p.Computed) > 0 {
 		fmt.Fprintf(t, "chosen by blessd\t%s\n", strings.Join(p.Computed, ", "))
 	}
-	if len(p.Unused) > 0 {
-		fmt.Fprintf(t, "not yet used\t%s (this version checks it only)\n", strings.Join(p.Unused, ", "))
+	if len(p.Managed) > 0 {
+		fmt.Fprintf(t, "managed webhooks\t%s (see `blessd webhooks plan`)\n", strings.Join(p.Managed, ", "))
 	}
 	// A strings.Builder takes everything.
 	_ = t.Flush()

@@ -66,7 +66,7 @@ func TestCheck(t *testing.T) {
 		"open      vision6    https://hooks.example.com/hooks/open         NOTHING",
 		"about 9 MB of the NATS server's memory at 100 events/s",
 		"about 90 MB of the NATS server's memory at 1000 events/s",
-		"not yet used      endpoints[2].manage",
+		"managed webhooks  eu (see `blessd webhooks plan`)",
 		"warning: " + file + ":8: endpoints[3]: waits has no key yet",
 		"warning: " + file + ":10: endpoints[5].auth: none",
 		"ok, 2 warnings",

@@ -125,35 +125,46 @@ type EndpointConfig struct {
 	// MaxAge is how old Mailgun's signature may be. Mailgun tries again for 8 h and
 	// may use the first signature. Default 12h.
 	MaxAge Duration `yaml:"max_age"`
-	// Manage is what `blessd webhooks` needs to register this webhook. Checked by
-	// this version, used by a later one. Default none.
+	// Manage is what `blessd webhooks` needs to register this webhook and to keep it
+	// as it should be. Default none: a person does it at the provider.
 	Manage *ManageConfig `yaml:"manage"`
 }
 
-// ManageConfig is the access to a provider's management API. Which of these a
-// provider takes is in manageKeys.
+// ManageConfig is the access to a provider's management API, and what to register
+// there. Which of these a provider takes is in providerSettings.
 type ManageConfig struct {
-	// AppDomain is the host of SendClean's or Sarv's API, like us1.example.net.
+	// AppDomain is the domain of SendClean's or Sarv's API, like us1.example.net: it
+	// is at https://api.<app_domain>/v1.0/.
 	AppDomain string `yaml:"app_domain"`
+	// BaseURL is the API's address whole: for SendClean and Sarv instead of
+	// app_domain, for Mailgun instead of region, for Vision6 the endpoint on the host
+	// that the account logs in to. Default for Vision6
+	// https://www.vision6.com.au/api/jsonrpcserver?version=3.3.
+	BaseURL string `yaml:"base_url"`
+	// PlainHTTP allows a base_url without TLS, as Sarv's own library has it: the
+	// credentials can then be read by everybody on the way. Default false.
+	PlainHTTP bool `yaml:"plain_http"`
 	// OwnerIDFile holds the owner_id of SendClean or Sarv.
 	OwnerIDFile string `yaml:"owner_id_file"`
 	// TokenFile holds the API token of SendClean or Sarv.
 	TokenFile string `yaml:"token_file"`
-	// Events are the kinds to subscribe to, in the provider's words. Default all.
+	// Events are the kinds to subscribe to, in the provider's words; for Vision6
+	// object.event, like contact.unsubscribed. Default all.
 	Events []string `yaml:"events"`
-	// Description is shown in the provider's list of webhooks.
+	// Description is shown in SendClean's or Sarv's list of webhooks. Default: what
+	// is there stays.
 	Description string `yaml:"description"`
-	// StoreLog makes SendClean or Sarv keep a log of its calls. Default false.
+	// StoreLog makes SendClean or Sarv keep a log of its calls, or with false not.
+	// Default: what is there stays.
 	StoreLog bool `yaml:"store_log"`
 	// Domain is the sending domain at Mailgun.
 	Domain string `yaml:"domain"`
 	// Region is Mailgun's: us or eu. Default us.
 	Region string `yaml:"region"`
-	// APIKeyFile holds the API key of Mailgun or Vision6.
+	// APIKeyFile holds the API key of Mailgun, which is not the signing key, or of
+	// Vision6.
 	APIKeyFile string `yaml:"api_key_file"`
-	// BaseURL is Vision6's API endpoint.
-	BaseURL string `yaml:"base_url"`
-	// Lists are the ids of the Vision6 lists to watch, 0 for all.
+	// Lists are the ids of the Vision6 lists to watch, 0 for all. Default 0.
 	Lists []int `yaml:"lists"`
 }
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/blessd/blessd/manage"
 	"github.com/blessd/blessd/receiver"
 )
 
@@ -33,28 +34,38 @@ var providerSettings = []struct {
 		name:   "mailgun",
 		signs:  true,
 		own:    []string{"key_files", "max_age", "parent_key_files"},
-		manage: []string{"api_key_file", "domain", "events", "region"},
-		events: []string{"accepted", "clicked", "complained", "delivered", "opened", "permanent_fail", "temporary_fail", "unsubscribed"},
+		manage: []string{"api_key_file", "base_url", "domain", "events", "plain_http", "region"},
+		events: manage.MailgunEvents(),
 	},
 	{
 		name:   "sarv",
 		signs:  true,
 		own:    []string{"key_files", "signature", "signature_variants"},
-		manage: []string{"app_domain", "description", "events", "owner_id_file", "store_log", "token_file"},
-		events: []string{"click", "hard_bounce", "open", "send", "soft_bounce", "spam"},
+		manage: []string{"app_domain", "base_url", "description", "events", "owner_id_file", "plain_http", "store_log", "token_file"},
+		events: slices.Sorted(slices.Values(manage.SendCleanEvents())),
 	},
 	{
 		name:   "sendclean",
 		signs:  true,
 		own:    []string{"key_files", "signature", "signature_variants"},
-		manage: []string{"app_domain", "description", "events", "owner_id_file", "store_log", "token_file"},
-		events: []string{"click", "hard_bounce", "open", "send", "soft_bounce", "spam"},
+		manage: []string{"app_domain", "base_url", "description", "events", "owner_id_file", "plain_http", "store_log", "token_file"},
+		events: slices.Sorted(slices.Values(manage.SendCleanEvents())),
 	},
 	{
 		name:   "vision6",
 		own:    []string{"auth"},
-		manage: []string{"api_key_file", "base_url", "lists"},
+		manage: []string{"api_key_file", "base_url", "events", "lists", "plain_http"},
+		events: vision6Events(),
 	},
+}
+
+// vision6Events are the pairs of Vision6 as they are written in the configuration.
+func vision6Events() (events []string) {
+	for _, p := range manage.Vision6Pairs() {
+		events = append(events, p.String())
+	}
+	slices.Sort(events)
+	return events
 }
 
 // settingsOf returns the index of the provider in providerSettings, or -1.
@@ -398,13 +409,14 @@ func (v *validator) manage(path, provider string, allowed, events []string, m Ma
 		{"region", m.Region != ""},
 		{"api_key_file", m.APIKeyFile != ""},
 		{"base_url", m.BaseURL != ""},
+		{"plain_http", m.PlainHTTP},
 		{"lists", len(m.Lists) > 0},
 	} {
 		known := slices.Contains(allowed, s.key)
 		switch {
 		case s.given && !known:
 			v.fail(join(path, s.key), provider+" has no such setting", "write any of: "+strings.Join(allowed, ", "))
-		case !s.given && known && slices.Contains([]string{"api_key_file", "app_domain", "domain", "owner_id_file", "token_file"}, s.key):
+		case !s.given && known && slices.Contains([]string{"api_key_file", "domain", "owner_id_file", "token_file"}, s.key):
 			v.fail(join(path, s.key), "missing", "the API of "+provider+" needs it")
 		}
 	}
@@ -421,12 +433,40 @@ func (v *validator) manage(path, provider string, allowed, events []string, m Ma
 	if m.Region != "" {
 		v.oneOf(path+".region", m.Region, "us", "eu")
 	}
-	if m.BaseURL != "" {
-		v.url(path+".base_url", m.BaseURL, true)
-	}
+	v.manageAddress(path, provider, allowed, m)
 	for i, list := range m.Lists {
 		if list < 0 {
 			v.fail(fmt.Sprintf("%s.lists[%d]", path, i), "no list has a number below 0", "write the list's id, or 0 for all lists")
+		}
+	}
+}
+
+// manageAddress checks where the API is.
+func (v *validator) manageAddress(path, provider string, allowed []string, m ManageConfig) {
+	base := path + ".base_url"
+	if slices.Contains(allowed, "app_domain") {
+		switch {
+		case m.AppDomain == "" && m.BaseURL == "" && !v.unknown(path+".app_domain", base):
+			v.fail(path+".app_domain", "missing", "the API of "+provider+" needs it, or a base_url: there is no address that all accounts share")
+		case m.AppDomain != "" && m.BaseURL != "":
+			v.fail(base, "given together with app_domain", "take one of them away")
+		}
+	}
+	if m.Region != "" && m.BaseURL != "" {
+		v.fail(base, "given together with region", "take one of them away")
+	}
+	if m.BaseURL == "" {
+		if m.PlainHTTP {
+			v.fail(path+".plain_http", "allows a base_url without TLS, and there is none", "take it away")
+		}
+		return
+	}
+	v.url(base, m.BaseURL, true)
+	if scheme, _, _ := strings.Cut(m.BaseURL, "://"); strings.EqualFold(scheme, "http") && !v.found.about(base) {
+		if !m.PlainHTTP && !v.unknown(path+".plain_http") {
+			v.fail(base, "without TLS everybody on the way can read the credentials", "write https, or where there is none and the way is safe add plain_http: true")
+		} else {
+			v.warn(base, "without TLS: everybody on the way can read the credentials", "use https as soon as "+provider+" has it")
 		}
 	}
 }
