@@ -267,8 +267,11 @@ func (c *Config) receiverEndpoints(hooksAddr string) ([]receiver.Endpoint, error
 		k.compare(path, r)
 		said := slices.ContainsFunc([]string{path + ".key_files", path + ".parent_key_files", path + ".token_files", path + ".basic_auth_file", path + ".name"}, c.source.isFailed)
 		if !c.noFile && awaitsKey(r) && len(e.KeyFiles)+len(e.ParentKeyFiles) == 0 && !said {
-			k.warn(path, e.Name+" has no key yet: "+e.Provider+" may register the URL, and deliveries are answered 503 until there is one",
-				"add key_files, or put the key into "+filepath.Join(c.keyDir(e.Name), providerKeyFile))
+			mend := "add key_files, or put the key into " + filepath.Join(c.keyDir(e.Name), providerKeyFile)
+			if e.Manage != nil && signsURL(e.Provider) {
+				mend = "`blessd webhooks apply` registers the URL and stores the key; or " + mend
+			}
+			k.warn(path, e.Name+" has no key yet: "+e.Provider+" may register the URL, and deliveries are answered 503 until there is one", mend)
 		}
 		k.manageFiles(path+".manage", e.Manage)
 		endpoints = append(endpoints, r)

@@ -3,8 +3,8 @@
 //
 // Each subcommand has a file of its own: serve runs the daemon, check validates
 // a configuration, send plays a provider, tail shows events, replay mends what was
-// quarantined, demo shows all of it at once. config.go is the reference of the configuration file, daemon.go
-// the wiring.
+// quarantined, webhooks registers at the providers, demo shows all of it at once.
+// config.go is the reference of the configuration file, daemon.go the wiring.
 //
 // Exit status: 0 when all went well, 1 when something failed, 2 when the command
 // line was wrong. What is asked for goes to stdout, everything else to stderr.
@@ -61,21 +61,7 @@ canonical events to NATS JetStream.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       currentVersion().String(),
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			c.SuggestionsMinimumDistance = 2
-			mistake := fmt.Sprintf("no command %q", args[0])
-			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-				best := closest(args[0], near)
-				if best == "" {
-					best = near[0]
-				}
-				mistake += fmt.Sprintf("; did you mean %q?", best)
-			}
-			return errors.New(mistake)
-		},
+		Args:          unknownSubcommand,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return c.Help()
 		},
@@ -87,17 +73,40 @@ canonical events to NATS JetStream.`,
 	root.AddCommand(
 		newServeCommand(), newCheckCommand(), newSendCommand(), newTailCommand(), newReplayCommand(), newEraseCommand(), newSalvageCommand(),
 		newDemoCommand(), newSchemaCommand(), newVersionCommand(),
+		newWebhooksCommand(),
 	)
-	// Too many or unknown arguments are usage errors as well.
-	for _, c := range append(root.Commands(), root) {
-		if args := c.Args; args != nil {
-			c.Args = func(c *cobra.Command, a []string) error {
-				if err := args(c, a); err != nil {
-					return fmt.Errorf("%w: %w (see `%s --help`)", errUsage, err, c.CommandPath())
-				}
-				return nil
+	argsAreUsage(root)
+	return root
+}
+
+// argsAreUsage makes too many or unknown arguments usage errors as well.
+func argsAreUsage(c *cobra.Command) {
+	if args := c.Args; args != nil {
+		c.Args = func(c *cobra.Command, a []string) error {
+			if err := args(c, a); err != nil {
+				return fmt.Errorf("%w: %w (see `%s --help`)", errUsage, err, c.CommandPath())
 			}
+			return nil
 		}
 	}
-	return root
+	for _, sub := range c.Commands() {
+		argsAreUsage(sub)
+	}
+}
+
+// unknownSubcommand is for a command that has subcommands and does nothing itself.
+func unknownSubcommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	c.SuggestionsMinimumDistance = 2
+	mistake := fmt.Sprintf("no command %q", args[0])
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		best := closest(args[0], near)
+		if best == "" {
+			best = near[0]
+		}
+		mistake += fmt.Sprintf("; did you mean %q?", best)
+	}
+	return errors.New(mistake)
 }

@@ -60,6 +60,9 @@ func (m *Mailgun) URLs(name string) []string {
 	return slices.Clone(m.hooks[name])
 }
 
+// Names are all names that a webhook can have.
+func (*Mailgun) Names() []string { return slices.Clone(mailgunNames) }
+
 // ServeHTTP implements http.Handler.
 func (m *Mailgun) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	m.serve(w, q, q.Method+" "+q.URL.Path, q.Method, func(body []byte) answer {

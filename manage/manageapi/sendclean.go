@@ -95,6 +95,15 @@ func (s *SendClean) Put(w Webhook) string {
 	return w.ID
 }
 
+// Reset gives every webhook a new key, as a person would by hand.
+func (s *SendClean) Reset() {
+	s.state.Lock()
+	defer s.state.Unlock()
+	for _, h := range s.hooks {
+		h.Key = newKey()
+	}
+}
+
 // Parameters of the calls: true where the documents' table has a star.
 var sendCleanCalls = map[string]map[string]bool{
 	"addWebhook":      {"url": true, "event": false, "description": false, "store_log": false},
