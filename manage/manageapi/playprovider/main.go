@@ -6,6 +6,8 @@
 //	playprovider show DIR         # what is registered, and what was wrong with the calls
 //	playprovider put DIR URL      # registers a URL as somebody else would
 //	playprovider reset DIR        # gives every webhook a new key (sendclean, sarv)
+//	playprovider press FILE N     # posts the first N of enKod's tests to the URL that
+//	                              # FILE has, which `blessd webhooks add -o json` wrote
 //
 // DIR receives the credentials, each in a file; base_url with the address of the API;
 // and ca.pem, the certificate that it serves TLS with, for SSL_CERT_FILE.
@@ -31,6 +33,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -49,11 +52,13 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) < 2 {
-		return errors.New("usage: playprovider sendclean|sarv|mailgun|vision6|deliver|show|put|reset DIR [EVENTS|URL]")
+		return errors.New("usage: playprovider sendclean|sarv|mailgun|vision6|deliver|show|put|reset DIR [EVENTS|URL], or press FILE N")
 	}
 	switch what, dir := args[0], args[1]; what {
 	case "sendclean", "sarv", "mailgun", "vision6":
 		return serve(ctx, what, dir)
+	case "press":
+		return press(ctx, dir, args[2:])
 	case "deliver", "show", "put", "reset":
 		return control(what, dir, strings.Join(args[2:], " "))
 	default:
@@ -187,6 +192,25 @@ func actVision6(v *manageapi.Vision6) func(context.Context, string, string) (any
 		}
 		return map[string]any{"webhooks": v.Webhooks(), "wrong": v.Wrong()}, nil
 	}
+}
+
+// press posts enKod's tests.
+func press(ctx context.Context, file string, args []string) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var guide struct {
+		URL string `json:"url"`
+	}
+	if err := json.Unmarshal(b, &guide); err != nil {
+		return err
+	}
+	n, err := strconv.Atoi(strings.Join(args, " "))
+	if err != nil {
+		return err
+	}
+	return manageapi.PressEnkod(ctx, http.DefaultClient, guide.URL, n)
 }
 
 // certificate makes one for loopback that vouches for itself.
