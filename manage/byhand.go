@@ -1,5 +1,7 @@
 package manage
 
+import "strings"
+
 // ByHand says how a person registers a webhook at a provider, a sentence each, for
 // where there is no API or no access to it. The URL goes with it. An unknown provider
 // has none.
@@ -35,16 +37,6 @@ var byHand = map[string][]string{
 
 // sentence joins words as a person does.
 func sentence(words []string) string {
-	s := ""
-	for i, w := range words {
-		switch {
-		case i == 0:
-		case i == len(words)-1:
-			s += " and "
-		default:
-			s += ", "
-		}
-		s += w
-	}
-	return s
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " and " + words[last]
 }

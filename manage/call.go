@@ -191,7 +191,7 @@ func (c *caller) attempt(ctx context.Context, q request) (*reply, error) {
 		})
 	case answer.StatusCode >= 300 && answer.StatusCode < 400:
 		where := "another place"
-		if u, err := answer.Location(); err == nil {
+		if u, err := answer.Location(); err == nil && !c.holdsSecret(answer.Header.Get("Location"), q.secrets) {
 			where = u.Scheme + "://" + u.Host
 		}
 		return nil, c.fail(q, &Error{
@@ -289,6 +289,11 @@ func (c *caller) clean(s string, secrets []string) string {
 		s = strings.ToValidUTF8(s[:maxMessage], "") + "..."
 	}
 	return s
+}
+
+// holdsSecret tells whether s has a secret in it, of which a part could show.
+func (c *caller) holdsSecret(s string, secrets []string) bool {
+	return slices.ContainsFunc(slices.Concat(c.secrets, secrets), func(secret string) bool { return secret != "" && strings.Contains(s, secret) })
 }
 
 // secretParts are the parts of a webhook's URL that may be its secret.

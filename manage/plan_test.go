@@ -30,8 +30,6 @@ func wantPlan(t *testing.T, p *manage.Plan, err error, want ...string) {
 	noCanary(t, strings.Join(slices.Concat(planned(p), p.Same, p.Unknown, p.Blocked), "\n"))
 }
 
-func ptr[T any](v T) *T { return &v }
-
 // From nothing to what is desired, and again: then there is nothing to do.
 func TestPlanSendClean(t *testing.T) { synctest.Test(t, testPlanSendClean) }
 
@@ -41,7 +39,7 @@ func testPlanSendClean(t *testing.T) {
 	c := newSendClean(t, "sendclean", api)
 	ctx := t.Context()
 	foreign := api.Put(manageapi.Webhook{URL: other, Event: "open", StoreLog: "Enable", Description: "not ours"})
-	d := manage.Desired{URL: hookURL, Own: []string{hookURL, oldURL}, Description: ptr("ours"), StoreLog: ptr(true)}
+	d := manage.Desired{URL: hookURL, Own: []string{hookURL, oldURL}, Description: new("ours"), StoreLog: new(true)}
 
 	p, err := c.Plan(ctx, d)
 	wantPlan(t, p, err, `add: events send, open, click, soft_bounce, hard_bounce, spam; description "ours"; store_log Enable`)

@@ -67,6 +67,12 @@ canonical events to NATS JetStream.`,
 		},
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		// A command that does not exist has no flags: it is the mistake.
+		if c.HasSubCommands() {
+			if err := unknownSubcommand(c, c.Flags().Args()); err != nil {
+				return fmt.Errorf("%w: %w (see `%s --help`)", errUsage, err, c.CommandPath())
+			}
+		}
 		return fmt.Errorf("%w: %s (see `%s --help`)", errUsage, flagMistake(c, err), c.CommandPath())
 	})
 	root.SetVersionTemplate("{{.Version}}")

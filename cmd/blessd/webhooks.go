@@ -239,6 +239,7 @@ func (m *managed) storeKeys(ctx context.Context) (stored, hidden []string, err e
 				return stored, hidden, err
 			}
 			stored = append(stored, w.ID)
+			m.Keys = append(m.Keys, receiver.Key{Value: receiver.Secret(w.Key)})
 		}
 	}
 	return stored, hidden, nil

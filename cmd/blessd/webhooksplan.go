@@ -111,8 +111,7 @@ func writePlans(out io.Writer, format string, plans []webhookPlan) error {
 		for i := range plans {
 			// Lists are never null: whoever reads them need not ask.
 			p := plans[i].Plan
-			p.Steps, p.Same = slices.Concat([]manage.Step{}, p.Steps), slices.Concat([]string{}, p.Same)
-			p.Unknown, p.Blocked = slices.Concat([]string{}, p.Unknown), slices.Concat([]string{}, p.Blocked)
+			p.Steps, p.Same, p.Unknown, p.Blocked = listOf(p.Steps), listOf(p.Same), listOf(p.Unknown), listOf(p.Blocked)
 		}
 		return writeLines(out, plans)
 	}
@@ -122,6 +121,14 @@ func writePlans(out io.Writer, format string, plans []webhookPlan) error {
 	}
 	_, err := io.WriteString(out, b.String())
 	return err
+}
+
+// listOf is list, and an empty one for none.
+func listOf[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
 }
 
 // marks are how a plan shows its actions.
@@ -282,6 +289,12 @@ func (x *applier) make(ctx context.Context, p webhookPlan, agreed bool) error {
 	if x.check && slices.ContainsFunc(p.Steps, func(s manage.Step) bool { return !s.Loses() }) {
 		if err := m.checkURL(ctx); err != nil {
 			return fmt.Errorf("%s: nothing was registered: %w", m.Name, err)
+		}
+	}
+	// First, so that what a webhook that is deleted has sent is still verified.
+	if len(p.Keys) > 0 {
+		if err := x.storeKeys(ctx, m); err != nil {
+			return err
 		}
 	}
 	var failed []error

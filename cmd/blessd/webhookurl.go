@@ -25,8 +25,7 @@ func askBlessing(q *http.Request, blessing string) error {
 			err = u.Err
 		}
 		hint := "does blessd run, and does the proxy in front of it? from inside the network the public address may not be reachable: then add --no-check"
-		var certificate *tls.CertificateVerificationError
-		if errors.As(err, &certificate) {
+		if certificate, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 			err, hint = certificate.Err, "providers want a certificate that everybody trusts"
 		}
 		return fmt.Errorf("%s cannot be reached: %w (%s)", where, err, hint)

@@ -89,11 +89,11 @@ func (m *Mailgun) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		case q.Method == http.MethodGet && m.NoneIs404 && len(m.hooks[name]) == 0:
 			return mailgunError(http.StatusNotFound, "Webhook not found")
 		case q.Method == http.MethodGet:
-			return say(map[string]any{"webhook": map[string]any{"urls": slices.Concat([]string{}, m.hooks[name])}})
+			return say(map[string]any{"webhook": map[string]any{"urls": append([]string{}, m.hooks[name]...)}})
 		case q.Method == http.MethodPut:
 			return m.update(name, q.Header.Get("Content-Type"), body)
 		case q.Method == http.MethodDelete:
-			gone := slices.Concat([]string{}, m.hooks[name])
+			gone := append([]string{}, m.hooks[name]...)
 			if len(gone) == 0 {
 				return mailgunError(http.StatusNotFound, "Webhook not found")
 			}
