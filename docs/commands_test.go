@@ -33,6 +33,8 @@ var notRun = []struct{ prefix, why string }{
 	{"make fuzz", "it takes minutes; .ci/run has what it needs"},
 	{"make demo", ".ci/run runs it"},
 	{"go test ./normalize -update", "it rewrites the golden files"},
+	{"blessd webhooks plan", "it calls a provider; the scripts in e2e/testdata/webhooks do the same with one that is played"},
+	{"blessd webhooks apply", "the same"},
 	{"nats ", "there is no nats command on the module proxy; TestMoving, TestPermissions and the tests of sink do the same with its library"},
 }
 

@@ -27,6 +27,11 @@ func pages(t *testing.T) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	providers, err := filepath.Glob("providers/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = append(files, providers...)
 	found := map[string]string{}
 	for _, f := range append(files, "../README.md", "../CONTRIBUTING.md", "../CHANGELOG.md") {
 		path, err := filepath.Rel(root, filepath.Join("../docs", f))

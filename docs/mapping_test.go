@@ -160,19 +160,23 @@ func TestReasons(t *testing.T) {
 	compare(t, "docs/operating.md", "reason for quarantine", first(section(t, page, "### Quarantine and oversize")), relay.Reasons())
 }
 
-// Each acknowledgement and each variant of signing is in docs/providers.md.
+// Each acknowledgement is in docs/providers.md, each provider has a page, and each
+// variant of signing is in SendClean's.
 func TestProviders(t *testing.T) {
 	page := read(t, "docs/providers.md")
 	for _, p := range receiver.Providers() {
 		if ack := receiver.Acknowledgement(p); !strings.Contains(page, "`"+ack+"`") {
 			t.Errorf("docs/providers.md does not have %s's acknowledgement %q", p, ack)
 		}
+		if link := "](providers/" + p + ".md)"; !strings.Contains(page, link) {
+			t.Errorf("docs/providers.md does not lead to the page of %s", p)
+		}
 	}
 	var documented []string
-	for _, cells := range rows(section(t, page, "#### The variants of signing")) {
+	for _, cells := range rows(section(t, read(t, "docs/providers/sendclean.md"), "## The variants of signing")) {
 		documented = append(documented, codes(cells[0])...)
 	}
-	compare(t, "docs/providers.md", "variant of signing", documented, receiver.Variants())
+	compare(t, "docs/providers/sendclean.md", "variant of signing", documented, receiver.Variants())
 }
 
 // Each header that the sink writes has a row in docs/events.md.

@@ -285,7 +285,11 @@ func TestWebhooksOthers(t *testing.T) {
 	for _, name := range manage.MailgunNames() {
 		s.mailgun.Put(name, "https://other.example.com/hook")
 	}
-	s.want(0, []string{"apply"}, "2 webhooks of others", "? webhook "+near+" has almost")
+	out := s.want(0, []string{"apply"}, "2 webhooks of others", "? webhook "+near+" has almost")
+	s.sendclean.Put(manageapi.Webhook{URL: "https://other.example.com/\x1b[31m", Event: "open,\x1b[2Jclick", StoreLog: "Enable"})
+	if out += s.want(0, []string{"list"}, "?[2Jclick"); strings.Contains(out, "\x1b") {
+		t.Errorf("a terminal would obey:\n%q", out)
+	}
 	s.want(1, []string{"edit", "acme", "--id", other, "--description", "mine"}, "not one of acme")
 	s.want(1, []string{"delete", "acme", "--id", other, "--yes"}, "no other is touched")
 	s.want(0, []string{"delete", "acme", "--yes"}, "deleted")
@@ -293,7 +297,7 @@ func TestWebhooksOthers(t *testing.T) {
 	s.want(1, []string{"delete", "eu", "--yes"}, "under none of these names")
 	s.want(1, []string{"delete", "acme", "--yes"}, "no webhook with the URL of acme")
 	list := s.sendclean.Webhooks()
-	if len(list) != 3 || list[0].ID != other || list[0].Description != "theirs" || list[1].ID != near {
+	if len(list) != 4 || list[0].ID != other || list[0].Description != "theirs" || list[1].ID != near {
 		t.Errorf("left: %+v", list)
 	}
 	for _, name := range manage.MailgunNames() {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/goccy/go-json"
 	"github.com/spf13/cobra"
@@ -219,12 +220,23 @@ func flushTrimmed(t *tabwriter.Writer, b *bytes.Buffer, out io.Writer) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	for line := range strings.Lines(b.String()) {
+	for line := range strings.Lines(harmless(b.String())) {
 		if _, err := io.WriteString(out, strings.TrimRight(line, " \n")+"\n"); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// harmless returns text with what a terminal would obey replaced: parts of it are a
+// provider's words.
+func harmless(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 func newWebhooksInfoCommand() *cobra.Command {

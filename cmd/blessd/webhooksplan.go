@@ -119,7 +119,7 @@ func writePlans(out io.Writer, format string, plans []webhookPlan) error {
 	for _, p := range plans {
 		p.text(&b)
 	}
-	_, err := io.WriteString(out, b.String())
+	_, err := io.WriteString(out, harmless(b.String()))
 	return err
 }
 
