@@ -54,6 +54,19 @@ func (f *webhooksFlags) bind(cmd *cobra.Command) {
 	addFindFlags(cmd, &f.overrides)
 	cmd.Flags().StringVar(&f.PublicURL, "public-url", "", "what the providers are given, without /hooks (default: as the running blessd)")
 	addFormatFlag(cmd, &f.format)
+	cmd.ValidArgsFunction = func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		cfg, err := f.load(os.LookupEnv)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var names []string
+		for _, e := range cfg.Endpoints {
+			if !slices.Contains(args, e.Name) {
+				names = append(names, e.Name)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
 }
 
 // check refuses another -o.

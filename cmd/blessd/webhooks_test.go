@@ -510,6 +510,31 @@ func TestWebhooksHelp(t *testing.T) {
 	visit(newWebhooksCommand())
 }
 
+// What keeps a provider from the URL, or strangers near it, is said.
+func TestReachDoubt(t *testing.T) {
+	for url, want := range map[string]string{
+		"https://hooks.example.com/hooks/acme":              "",
+		"http://hooks.example.com/hooks/acme/" + canaryKey:  "without TLS",
+		"http://127.0.0.1:8080/hooks/acme/" + canaryURLPart: "public_url",
+		"https://localhost/hooks/acme":                      "public_url",
+		"https://10.1.2.3/hooks/acme":                       "public_url",
+		"https://[::1]/hooks/acme":                          "public_url",
+	} {
+		got := reachDoubt(url)
+		if (got == "") != (want == "") || !strings.Contains(got, want) || strings.Contains(got, "CANARY") {
+			t.Errorf("%s: %q", url, got)
+		}
+	}
+}
+
+func TestWebhooksCompletion(t *testing.T) {
+	s := newSite(t)
+	var out bytes.Buffer
+	if status, talk := blessd(t.Context(), &out, "__complete", "webhooks", "plan", "-c", s.config, "acme", ""); status != 0 || !strings.HasPrefix(out.String(), "beta\neu\nru\n") {
+		t.Errorf("status %d\n%s%s", status, out.String(), talk)
+	}
+}
+
 // The grace of a key is longer than any provider is known to try again.
 func TestKeyGrace(t *testing.T) {
 	if keyGrace < time.Duration(mailgunRetry) {

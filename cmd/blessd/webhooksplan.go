@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -78,12 +80,28 @@ func planWebhooks(ctx context.Context, all []*managed) ([]webhookPlan, error) {
 			failed = append(failed, fmt.Errorf("%s: %w", m.Name, advised(err)))
 			p.Error = err.Error()
 		}
-		if m.cfg.PublicURL == "" && !m.URLIsComplete {
-			p.Unknown = append(p.Unknown, "whether providers reach "+publicPart(m.url)+": there is no public_url")
+		if doubt := reachDoubt(m.url); doubt != "" && p.Error == "" {
+			p.Unknown = append(p.Unknown, doubt)
 		}
 		plans = append(plans, p)
 	}
 	return plans, errors.Join(failed...)
+}
+
+// reachDoubt says why a provider may not reach a URL, or not safely, or is empty.
+func reachDoubt(webhook string) string {
+	u, err := url.Parse(webhook)
+	if err != nil {
+		return ""
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	switch {
+	case u.Hostname() == "localhost" || err == nil && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified()):
+		return "whether the provider reaches " + publicPart(webhook) + ", an address of this machine or network: public_url is what the outside knows"
+	case u.Scheme == "http":
+		return "who reads the URL on the way, and with it the endpoint's token: it is without TLS"
+	}
+	return ""
 }
 
 // missingKeys returns the ids of the endpoint's webhooks whose key is not here.
