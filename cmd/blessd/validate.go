@@ -421,8 +421,12 @@ func (v *validator) manage(path, provider string, allowed, events []string, m Ma
 		}
 	}
 	for i, event := range m.Events {
+		at := fmt.Sprintf("%s.events[%d]", path, i)
 		if len(events) > 0 {
-			v.oneOf(fmt.Sprintf("%s.events[%d]", path, i), event, events...)
+			v.oneOf(at, event, events...)
+		}
+		if slices.Contains(m.Events[:i], event) {
+			v.fail(at, v.source.quote(at, event)+" is listed twice", "take one of the two away")
 		}
 	}
 	for _, host := range []struct{ key, value string }{{"app_domain", m.AppDomain}, {"domain", m.Domain}} {
@@ -435,8 +439,14 @@ func (v *validator) manage(path, provider string, allowed, events []string, m Ma
 	}
 	v.manageAddress(path, provider, allowed, m)
 	for i, list := range m.Lists {
-		if list < 0 {
-			v.fail(fmt.Sprintf("%s.lists[%d]", path, i), "no list has a number below 0", "write the list's id, or 0 for all lists")
+		at := fmt.Sprintf("%s.lists[%d]", path, i)
+		switch {
+		case list < 0:
+			v.fail(at, "no list has a number below 0", "write the list's id, or 0 for all lists")
+		case slices.Contains(m.Lists[:i], list):
+			v.fail(at, fmt.Sprintf("%d is listed twice", list), "take one of the two away")
+		case list == 0 && len(m.Lists) > 1:
+			v.warn(at, "0 stands for all lists, so that the events of the others come twice", "write 0 alone, or the others without it")
 		}
 	}
 }
