@@ -12,8 +12,9 @@ import (
 type Desired struct {
 	// URL is what is to be registered.
 	URL string
-	// Own are all URLs by which a webhook is known to be the endpoint's: URL, and the
-	// same with the endpoint's other tokens. No other webhook is ever touched.
+	// Own are all URLs by which a webhook is known to be the endpoint's: URL, the same
+	// with the endpoint's other tokens, and former ones that somebody named. No other
+	// webhook is ever touched.
 	Own []string
 	// Events are what is to be subscribed to, in the provider's words; for Vision6
 	// object.event. Empty is everything.
@@ -179,7 +180,7 @@ func enabled(b bool) string {
 // differences says what is not as desired about a webhook.
 func differences(w Webhook, d Desired, events []string) (changes []string) {
 	if w.URL != d.URL {
-		changes = append(changes, "URL: the endpoint's first token instead of another of its tokens")
+		changes = append(changes, "URL: the endpoint's of today instead of another of its own")
 	}
 	if !sameEvents(w.Events, events) {
 		var words []string
@@ -251,9 +252,9 @@ func (m *Mailgun) Plan(ctx context.Context, d Desired) (*Plan, error) {
 		case has && !stale:
 			p.Same = append(p.Same, name)
 		case stale && has:
-			p.Steps = append(p.Steps, Step{Action: Edit, Target: name, Changes: []string{"take away the URL with another of the endpoint's tokens: it comes twice"}})
+			p.Steps = append(p.Steps, Step{Action: Edit, Target: name, Changes: []string{"take away another URL of the endpoint's own: events come twice"}})
 		case stale:
-			p.Steps = append(p.Steps, Step{Action: Edit, Target: name, Changes: []string{"URL: the endpoint's first token instead of another of its tokens"}})
+			p.Steps = append(p.Steps, Step{Action: Edit, Target: name, Changes: []string{"URL: the endpoint's of today instead of another of its own"}})
 		default:
 			p.Steps = append(p.Steps, Step{Action: Add, Target: name, Changes: []string{"the endpoint's URL" + beside}})
 			if name == "opened" {

@@ -82,7 +82,7 @@ func testPlanSendClean(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, err = c.Plan(ctx, d)
-	wantPlan(t, p, err, "edit "+second+": URL: the endpoint's first token instead of another of its tokens; events +spam")
+	wantPlan(t, p, err, "edit "+second+": URL: the endpoint's of today instead of another of its own; events +spam")
 	if _, err := c.Do(ctx, d, p.Steps[0]); err != nil {
 		t.Fatal(err)
 	}
@@ -143,11 +143,11 @@ func testPlanMailgun(t *testing.T) {
 	ctx := t.Context()
 	p, err := m.Plan(ctx, d)
 	wantPlan(t, p, err,
-		"edit clicked: URL: the endpoint's first token instead of another of its tokens",
+		"edit clicked: URL: the endpoint's of today instead of another of its own",
 		"add delivered: the endpoint's URL, beside 2 of others",
 		"add opened: the endpoint's URL",
 		"add permanent_fail: the endpoint's URL",
-		"edit unsubscribed: take away the URL with another of the endpoint's tokens: it comes twice",
+		"edit unsubscribed: take away another URL of the endpoint's own: events come twice",
 		"delete temporary_fail: the endpoint's URL: the configuration does not list this event",
 	)
 	if len(p.Blocked) != 1 || !strings.Contains(p.Blocked[0], "complained") || len(p.Unknown) != 2 || !slices.Equal(p.Same, []string{"accepted"}) || p.Others != 8 {

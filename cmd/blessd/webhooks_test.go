@@ -261,9 +261,33 @@ func TestWebhooksTokenChanges(t *testing.T) {
 	s.configure("", "")
 	text := strings.Replace(readText(t, s.config), "token_files: ["+s.dir+"/url]", "token_files: ["+s.dir+"/other, "+s.dir+"/url]", 1)
 	write(t, s.dir, "blessd.yaml", text)
-	s.want(0, []string{"apply", "acme"}, "~ "+id+": URL: the endpoint's first token", "acme: edit "+id+": changed")
+	s.want(0, []string{"apply", "acme"}, "~ "+id+": URL: the endpoint's of today", "acme: edit "+id+": changed")
 	if w := s.sendclean.Webhooks()[0]; w.ID != id || w.URL != s.url("acme", otherURLPart) {
 		t.Errorf("got %+v", w)
+	}
+	s.noWrong()
+}
+
+// Webhooks with a former public_url are ours when somebody says so, and move.
+func TestWebhooksFormerPublicURL(t *testing.T) {
+	s := newSite(t)
+	const former = "https://old.example.com"
+	id := s.sendclean.Put(manageapi.Webhook{URL: former + "/hooks/acme/" + canaryURLPart, Event: "send,open,click,soft_bounce,hard_bounce,spam", StoreLog: "Disable"})
+	other := s.sendclean.Put(manageapi.Webhook{URL: former + "/hooks/another/" + canaryURLPart, Event: "open", StoreLog: "Disable"})
+	for _, name := range manage.MailgunEvents() {
+		s.mailgun.Put(name, "https://other.example.com/", former+"/hooks/eu/"+canaryURLPart)
+	}
+	s.want(0, []string{"plan", "acme"}, "+ webhook", "2 webhooks of others")
+	s.want(2, []string{"plan", "--former-public-url", "old"}, "like https://hooks.example.com")
+	s.want(0, []string{"plan", "acme", "--former-public-url", former}, "~ "+id, "1 webhook of others")
+	s.want(0, []string{"apply", "acme", "eu", "--former-public-url", former + "/"}, "acme: edit "+id+": changed", "eu: edit accepted: changed")
+	if list := s.sendclean.Webhooks(); len(list) != 2 || list[0].URL != s.url("acme", canaryURLPart) || list[1].ID != other || list[1].Event != "open" {
+		t.Errorf("got %+v", list)
+	}
+	for _, name := range manage.MailgunEvents() {
+		if got := s.mailgun.URLs(name); !slices.Equal(got, []string{"https://other.example.com/", s.url("eu", canaryURLPart)}) {
+			t.Errorf("%s has %q", name, got)
+		}
 	}
 	s.noWrong()
 }

@@ -16,10 +16,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/blessd/blessd/manage"
+	"github.com/blessd/blessd/receiver"
 )
 
 func newWebhooksPlanCommand() *cobra.Command {
 	var f webhooksFlags
+	var former string
 	cmd := &cobra.Command{
 		Use:   "plan [ENDPOINT...]",
 		Short: "Show how the webhooks differ from the configuration",
@@ -33,6 +35,9 @@ needs a person (!). It changes nothing.`,
 				return err
 			}
 			all, err := loadWebhooks(&f.overrides, names)
+			if err == nil {
+				err = alsoFormer(all, former)
+			}
 			if err != nil {
 				return err
 			}
@@ -41,7 +46,37 @@ needs a person (!). It changes nothing.`,
 		},
 	}
 	f.bind(cmd)
+	addFormerFlag(cmd, &former)
 	return cmd
+}
+
+func addFormerFlag(cmd *cobra.Command, former *string) {
+	cmd.Flags().StringVar(former, "former-public-url", "", "the public_url before it was changed: webhooks with it are ours too, and move to the new one")
+}
+
+// alsoFormer makes URLs with a former public_url the endpoints' own.
+func alsoFormer(all []*managed, former string) error {
+	if former == "" {
+		return nil
+	}
+	u, err := url.Parse(former)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return fmt.Errorf("%w: --former-public-url must be what public_url was, like https://hooks.example.com", errUsage)
+	}
+	for _, m := range all {
+		if m.URLIsComplete {
+			continue // its url does not come from public_url
+		}
+		base := strings.TrimRight(former, "/")
+		if len(m.Tokens) == 0 {
+			m.own = append(m.own, base+receiver.Path(m.Name, ""))
+		}
+		for _, token := range m.Tokens {
+			m.own = append(m.own, base+receiver.Path(m.Name, string(token.Value)))
+		}
+		m.desired.Own = m.own
+	}
+	return nil
 }
 
 // webhookPlan is what is to be done for one endpoint.
@@ -193,6 +228,7 @@ func stepName(s manage.Step) string {
 func newWebhooksApplyCommand() *cobra.Command {
 	var f webhooksFlags
 	var yes, noCheck bool
+	var former string
 	cmd := &cobra.Command{
 		Use:   "apply [ENDPOINT...]",
 		Short: "Make the webhooks as the configuration says",
@@ -206,12 +242,16 @@ and a running blessd takes them up by itself. Afterwards it asks the providers a
 and says what still differs.`,
 		Example: `  blessd webhooks apply -c blessd.yaml
   blessd webhooks apply acme eu --yes
+  blessd webhooks apply --former-public-url https://old.example.com
   blessd webhooks apply -o json`,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			if err := f.check(); err != nil {
 				return err
 			}
 			all, err := loadWebhooks(&f.overrides, names)
+			if err == nil {
+				err = alsoFormer(all, former)
+			}
 			if err != nil {
 				return err
 			}
@@ -220,6 +260,7 @@ and says what still differs.`,
 		},
 	}
 	f.bind(cmd)
+	addFormerFlag(cmd, &former)
 	cmd.Flags().BoolVar(&yes, "yes", false, "delete without asking")
 	addNoCheckFlag(cmd, &noCheck)
 	return cmd
