@@ -2,42 +2,38 @@ package e2e
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-)
 
-// playprovider builds the program that plays a provider, once for all tests.
-var playprovider = sync.OnceValues(func() (string, error) {
-	binary := filepath.Join(buildDir, "playprovider")
-	out, err := exec.Command("go", "build", "-o", binary, "../manage/manageapi/playprovider").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
-	}
-	return binary, nil
-})
+	"github.com/blessd/blessd/e2e/scenario"
+)
 
 // TestWebhooks runs the scripts in testdata/webhooks, which show how blessd registers
 // its webhooks, with the real program. They are documentation too: docs/webhooks.md
 // leads to them.
 func TestWebhooks(t *testing.T) {
-	for _, build := range []func() (string, error){blessd, playprovider} {
-		if _, err := build(); err != nil {
-			t.Fatal(err)
-		}
+	if testing.Short() {
+		t.Skip("builds and runs blessd; skipped with -short")
+	}
+	bin := t.TempDir()
+	if _, err := scenario.Build(t.Context(), bin); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("go", "build", "-o", bin, "../manage/manageapi/playprovider").CombinedOutput()
+	if err != nil {
+		t.Fatalf("build playprovider: %v\n%s", err, out)
 	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/webhooks",
 		Setup: func(e *testscript.Env) error {
-			e.Setenv("PATH", buildDir+string(filepath.ListSeparator)+e.Getenv("PATH"))
+			e.Setenv("PATH", bin+string(filepath.ListSeparator)+e.Getenv("PATH"))
 			e.Setenv("HOME", e.WorkDir)
 			return nil
 		},
