@@ -16,7 +16,7 @@ BUILD    := $(PURE) $(GO) build -trimpath -ldflags '-s -w -X github.com/promethe
 PATIENCE := echo "building blessd; the first time takes a minute or two" >&2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint fmt fuzz bench bench-t0 bench-t1 bench-t2 build generate
+.PHONY: help demo run test lint fmt fuzz bench bench-t0 bench-t1 bench-t2 bench-mutants build generate
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench-t1: ## the same for hours
 
 bench-t2: ## the same for a day and more
 	$(GO) run ./e2e/cmd/bench run -tier 2 -o bin/bench-t2.json -keep bin/bench-t2 $(ARGS)
+
+bench-mutants: ## have the bench catch every seeded bug, some minutes
+	$(GO) run ./e2e/cmd/bench mutants $(ARGS)
 
 build: ## bin/blessd with its version in it
 	$(BUILD)

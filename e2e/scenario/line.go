@@ -12,6 +12,7 @@ type Line struct {
 	address string
 	mu      sync.Mutex
 	delay   time.Duration
+	deaf    bool
 	open    []net.Conn
 	ended   bool
 }
@@ -48,8 +49,8 @@ func (e *Env) Line(url string) *Line {
 			s.open = append(s.open, in, out)
 			ended := s.ended
 			s.mu.Unlock()
-			wg.Go(func() { s.carry(out, in) })
-			wg.Go(func() { s.carry(in, out) })
+			wg.Go(func() { s.carry(out, in, false) })
+			wg.Go(func() { s.carry(in, out, true) })
 			if ended {
 				s.Cut()
 			}
@@ -68,6 +69,14 @@ func (s *Line) Latency(d time.Duration) {
 	s.delay = d
 }
 
+// Deaf swallows all that the server says from now on, or hands it on again. What was
+// swallowed is gone: cut the line before.
+func (s *Line) Deaf(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deaf = on
+}
+
 // Cut breaks all connections; new ones can be made.
 func (s *Line) Cut() {
 	s.mu.Lock()
@@ -80,7 +89,7 @@ func (s *Line) Cut() {
 
 // carry hands on what was read a while ago, and reads on meanwhile: a long line is
 // not a narrow one.
-func (s *Line) carry(to, from net.Conn) {
+func (s *Line) carry(to, from net.Conn, answers bool) {
 	type packet struct {
 		due  time.Time
 		data []byte
@@ -103,9 +112,9 @@ func (s *Line) carry(to, from net.Conn) {
 		b := make([]byte, 64<<10)
 		n, err := from.Read(b)
 		s.mu.Lock()
-		delay := s.delay
+		delay, swallow := s.delay, s.deaf && answers
 		s.mu.Unlock()
-		if n > 0 {
+		if n > 0 && !swallow {
 			packets <- packet{time.Now().Add(delay / 2), b[:n]} // each way
 		}
 		if err != nil {

@@ -14,6 +14,7 @@ var files = [][]Scenario{
 	clusterScenarios,
 	diskScenarios,
 	natsScenarios,
+	huntScenarios,
 }
 
 // All returns every scenario.

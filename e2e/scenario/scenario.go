@@ -79,6 +79,8 @@ type Result struct {
 	ledger.Verdict
 	Began   time.Time `json:"began"`
 	Seconds float64   `json:"seconds"`
+	// reached is the mutant that blessd says was reached.
+	reached string
 }
 
 // String is one line for a person.
@@ -125,6 +127,7 @@ func Run(ctx context.Context, s Scenario, o Options) *Result {
 	}()
 	<-done
 	e.close()
+	r.reached = e.reached()
 	switch {
 	case len(e.problems) > 0:
 		r.Outcome, r.Why = Fail, e.problems

@@ -17,6 +17,7 @@ package seed
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"go/format"
@@ -29,8 +30,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/goccy/go-json"
 )
 
 // Mutant is a bug.

@@ -3,6 +3,7 @@
 //
 //	bench list
 //	bench run [-tier 0|1|2] [-run REGEXP] [-binary PATH] [-scale X] [-o FILE.json]
+//	bench mutants [-tier 0|1] [-run REGEXP] [-list]
 //	bench table FILE.json...
 //	bench verdict [-nats URL] LEDGER
 package main
@@ -26,6 +27,7 @@ var commands = []struct {
 }{
 	{"list", "the scenarios, with their faults and what each proves", list},
 	{"run", "run scenarios; -h for the flags", run},
+	{"mutants", "run the scenarios against seeded bugs, each of which has to be caught; -h for the flags", mutants},
 	{"table", "a Markdown table of the results in FILE.json...", table},
 	{"verdict", "judge again by a ledger alone; -h for the flags", verdict},
 }
