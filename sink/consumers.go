@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,7 +21,9 @@ const maxConsumers = 50
 type consumers struct {
 	pending, ackPending *prometheus.GaugeVec
 	more                prometheus.Gauge
-	shown               map[string]bool // the consumers that have series
+
+	mu    sync.Mutex
+	shown map[string]bool // the consumers that have series
 }
 
 func newConsumers() *consumers {
@@ -55,6 +58,8 @@ func (s *Sink) refreshConsumers(ctx context.Context) error {
 	}
 	slices.SortFunc(durable, func(a, b *jetstream.ConsumerInfo) int { return strings.Compare(a.Name, b.Name) })
 	c := s.m.consumers
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.more.Set(float64(max(0, len(durable)-maxConsumers)))
 	durable = durable[:min(len(durable), maxConsumers)]
 	now := make(map[string]bool, len(durable))
