@@ -19,7 +19,7 @@ import (
 // metricLabels are all labels that a series of blessd may have: each takes its
 // values from a closed list, from the configuration, or from blessd's version.
 var metricLabels = []string{
-	"class", "code", "consumer", "endpoint", "kind", "mode", "provider", "reason", "server_version", "stream", "type", "variant",
+	"class", "code", "consumer", "endpoint", "kind", "mode", "outcome", "provider", "reason", "result", "server_version", "stream", "type", "variant",
 }
 
 // series returns what the daemon exports of its own, as name{label="value",…}.

@@ -21,7 +21,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// patience bounds every wait. It is reached on failure only.
+// patience bounds the waits. It is reached on failure only.
 const patience = 3 * time.Minute
 
 // TestExpressions runs every expression of the dashboards, and every rule, in a real
@@ -45,18 +45,19 @@ func TestExpressions(t *testing.T) {
 	defer stop()
 	for name, server := range servers {
 		t.Run(name, func(t *testing.T) {
+			deadline := time.Now().Add(patience) // for all: what is there later is no news
 			for _, file := range dashboards {
 				d := load(t, file)
 				for _, v := range d.Templating.List {
 					if v.Type == "query" {
-						waitFor(t, file+", variable "+v.Name, func() string { return answersLabels(t, server, v.Definition) })
+						waitFor(t, deadline, file+", variable "+v.Name, func() string { return answersLabels(t, server, v.Definition) })
 					}
 				}
 				for _, e := range d.expressions() {
-					waitFor(t, fmt.Sprintf("%s, %s:\n%s", file, e.where, e.expr), func() string { return answers(t, server, e.expr) })
+					waitFor(t, deadline, fmt.Sprintf("%s, %s:\n%s", file, e.where, e.expr), func() string { return answers(t, server, e.expr) })
 				}
 			}
-			waitFor(t, "rules", func() string { return rulesHealth(t, server) })
+			waitFor(t, deadline, "rules", func() string { return rulesHealth(t, server) })
 		})
 	}
 	// That both were tested, and not the same twice.
@@ -70,9 +71,9 @@ func TestExpressions(t *testing.T) {
 }
 
 // waitFor repeats try until it returns "", and fails with what it said last.
-func waitFor(t *testing.T, what string, try func() string) {
+func waitFor(t *testing.T, deadline time.Time, what string, try func() string) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
+	for ; ; time.Sleep(200 * time.Millisecond) {
 		why := try()
 		if why == "" {
 			return
@@ -239,7 +240,7 @@ endpoints:
 nats: {embedded: {listen: "127.0.0.1:0"}}
 `, dir, key))
 	start(t, b.binary, "serve", "-c", b.config)
-	waitFor(t, "blessd to listen", func() string {
+	waitFor(t, time.Now().Add(patience), "blessd to listen", func() string {
 		text, err := os.ReadFile(filepath.Join(dir, "data", "addresses.json"))
 		if err != nil {
 			return err.Error()
