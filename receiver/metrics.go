@@ -21,9 +21,15 @@ type metrics struct {
 	duration    *prometheus.HistogramVec
 	size        *prometheus.HistogramVec
 	inFlight    prometheus.Gauge
+	announced   *prometheus.GaugeVec
+	parkedNow   *prometheus.GaugeVec
+	parked      *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{"provider", "endpoint"})
+	}
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, append([]string{"provider", "endpoint"}, labels...))
 	}
@@ -56,8 +62,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "blessd_webhook_requests_in_flight",
 			Help: "Requests that are being handled.",
 		}),
+		announced: gauge("blessd_webhook_rotation_announced",
+			"1 while a change of the endpoint's key is announced."),
+		parkedNow: gauge("blessd_webhook_parked",
+			"Deliveries that wait for the key of an announced rotation, or for their answer after that."),
+		parked: counter("blessd_webhook_parked_total",
+			"Deliveries that have waited for the key of an announced rotation, by whether they were blessed or refused.", "outcome"),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.blessed, m.validations, m.rejected, m.reports, m.duration, m.size, m.inFlight} {
+	for _, c := range []prometheus.Collector{m.requests, m.blessed, m.validations, m.rejected, m.reports, m.duration, m.size, m.inFlight, m.announced, m.parkedNow, m.parked} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("metrics of the receiver: %w", err)
 		}
@@ -74,6 +86,9 @@ type endpointMetrics struct {
 	validations prometheus.Counter
 	duration    prometheus.Observer
 	size        prometheus.Observer
+	// What follows is nil where nothing is signed.
+	announced, parkedNow         prometheus.Gauge
+	parkedBlessed, parkedRefused prometheus.Counter
 }
 
 // Values of the label "variant" beside the names of the variants.
@@ -105,6 +120,12 @@ func (m *metrics) endpoint(e *endpoint) *endpointMetrics {
 	p.validations = m.validations.WithLabelValues(l...)
 	if e.provider != nil {
 		p.codes[http.StatusOK] = m.requests.WithLabelValues(append(l, strconv.Itoa(http.StatusOK))...)
+	}
+	if e.provider != nil && e.provider.verify != nil {
+		p.announced = m.announced.WithLabelValues(l...)
+		p.parkedNow = m.parkedNow.WithLabelValues(l...)
+		p.parkedBlessed = m.parked.WithLabelValues(append(l, "blessed")...)
+		p.parkedRefused = m.parked.WithLabelValues(append(l, "refused")...)
 	}
 	if e.report {
 		for _, v := range append(Variants(), reportAmbiguous, reportMissing, reportNone) {
@@ -151,6 +172,14 @@ func (p *endpointMetrics) count(x *exchange, o outcome, status int, took time.Du
 		p.blessed.Inc()
 	default:
 		p.blessed.Inc()
+	}
+	if x.parked {
+		p.parkedNow.Dec()
+		if o.reason == "" {
+			p.parkedBlessed.Inc()
+		} else {
+			p.parkedRefused.Inc()
+		}
 	}
 	if x.read {
 		p.size.Observe(float64(len(x.body)))

@@ -263,7 +263,7 @@ func TestSwapWhileServing(t *testing.T) {
 // TestStatusContract is the promise to every provider, for every reason there is.
 func TestStatusContract(t *testing.T) {
 	want := map[reason]int{
-		awaitingKey: 503, badCredentials: 401, badSignature: 401, badToken: 404, forgerySuspected: 401, inFlight: 503, journalFull: 503,
+		awaitingKey: 503, badCredentials: 401, badSignature: 401, badToken: 404, forgerySuspected: 401, inFlight: 503, journalFull: 503, keyRotation: 503,
 		lengthRequired: 411, malformed: 400, methodNotAllowed: 405, missingSignature: 401, notFound: 404, stale: 401, storeFailed: 503,
 		timeout: 408, tooLarge: 413, unsupportedEncoding: 415,
 	}

@@ -42,6 +42,7 @@ const (
 	forgerySuspected    reason = "forgery_suspected"
 	inFlight            reason = "in_flight"
 	journalFull         reason = "journal_full"
+	keyRotation         reason = "key_rotation"
 	lengthRequired      reason = "length_required"
 	malformed           reason = "malformed"
 	methodNotAllowed    reason = "method_not_allowed"
@@ -74,6 +75,7 @@ var refusals = []refusal{
 	{forgerySuspected, http.StatusUnauthorized, false, zap.WarnLevel, "a signature that was already used came with other content: somebody who saw a request may be forging events; configure token_files and rotate the key"},
 	{inFlight, http.StatusServiceUnavailable, true, zap.WarnLevel, "more bytes are arriving at once than limits.max_in_flight_bytes allows"},
 	{journalFull, http.StatusServiceUnavailable, false, zap.ErrorLevel, "there is no room for another delivery: is NATS away for long, or the disk full?"},
+	{keyRotation, http.StatusServiceUnavailable, false, zap.WarnLevel, "the key of the endpoint is being changed, as was announced, and the new one is not here yet: the delivery is held, and goes in when it is"},
 	{lengthRequired, http.StatusLengthRequired, true, zap.WarnLevel, "a POST came without Content-Length and not chunked: does a proxy in front drop them?"},
 	{malformed, http.StatusBadRequest, true, zap.WarnLevel, "the body was damaged or ended early on its way: look at the network and the proxy in front"},
 	{methodNotAllowed, http.StatusMethodNotAllowed, false, zap.WarnLevel, "only GET, HEAD and POST are answered here"},
@@ -157,7 +159,7 @@ func (r *Receiver) logAnswer(x *exchange, o outcome, f *refusal, status int, too
 	e := x.endpoint
 	if c := r.log.Check(zap.DebugLevel, "request answered"); c != nil {
 		c.Write(zap.String("request_id", x.requestID()), zap.String("provider", e.Provider), zap.String("endpoint", e.Name), zap.Int("code", status),
-			zap.String("reason", string(o.reason)), zap.Bool("validation", o.probe), zap.Bool("unproven", o.unproven != nil), zap.Int("bytes", len(x.body)),
+			zap.String("reason", string(o.reason)), zap.Bool("validation", o.probe), zap.Bool("unproven", o.unproven != nil), zap.Bool("parked", x.parked), zap.Int("bytes", len(x.body)),
 			zap.String("verified", string(x.verified.Method)), zap.String("key", x.verified.Key),
 			zap.Duration("took", took), zap.String("remote", x.q.RemoteAddr), zap.Error(o.err))
 	}
@@ -186,7 +188,7 @@ func (r *Receiver) logAnswer(x *exchange, o outcome, f *refusal, status int, too
 		zap.String("provider", e.Provider), zap.String("endpoint", e.Name),
 		zap.String("reason", string(f.reason)), zap.Int("code", status), zap.String("hint", hint),
 	}
-	if f.reason == badSignature || f.reason == awaitingKey {
+	if f.reason == badSignature || f.reason == awaitingKey || f.reason == keyRotation {
 		fields = append(fields, zap.Strings("key_sources", e.keySources()))
 	}
 	if suppressed > 0 {

@@ -54,6 +54,7 @@ type Receiver struct {
 	budget     budget
 	seen       *tokenTable
 	routes     atomic.Pointer[routes]
+	rotations  rotations
 	draining   atomic.Bool
 	// digestKey keys the digests of tokens and passwords, so that what a
 	// comparison takes says nothing about them.
@@ -89,6 +90,9 @@ func New(store Store, limits Limits, reg prometheus.Registerer, log *zap.Logger)
 		budget:   budget{max: limits.MaxInFlight},
 		seen:     newTokenTable(maxSeenTokens),
 		now:      time.Now,
+		rotations: rotations{
+			byName: map[string]*rotation{}, changed: make(chan struct{}),
+		},
 	}
 	_, _ = rand.Read(r.digestKey[:]) // never fails
 	return r, r.SetEndpoints(nil)
@@ -103,12 +107,16 @@ func (r *Receiver) SetEndpoints(es []Endpoint) error {
 		return err
 	}
 	r.routes.Store(next)
+	r.rotations.wake()
 	return nil
 }
 
 // SetDraining tells senders to open a new connection for their next request, which
-// lets a stopping server end.
-func (r *Receiver) SetDraining(on bool) { r.draining.Store(on) }
+// lets a stopping server end. Nobody waits for a key any more then.
+func (r *Receiver) SetDraining(on bool) {
+	r.draining.Store(on)
+	r.rotations.wake()
+}
 
 // Server returns a server for the public listener with the limits that the promise
 // above needs. The caller starts and stops it.
@@ -119,8 +127,9 @@ func (r *Receiver) Server() *http.Server {
 		Handler:           r,
 		ReadHeaderTimeout: r.limits.ReadHeaderTimeout,
 		ReadTimeout:       r.limits.ReadTimeout,
-		// It runs from the end of the headers: through the body and the store.
-		WriteTimeout:                 r.limits.ReadTimeout + r.limits.PutTimeout + 5*time.Second,
+		// It runs from the end of the headers: through the body, the wait for a key and
+		// the store.
+		WriteTimeout:                 r.limits.ReadTimeout + r.limits.ParkTimeout + r.limits.PutTimeout + 5*time.Second,
 		IdleTimeout:                  r.limits.IdleTimeout,
 		MaxHeaderBytes:               r.limits.MaxHeaderBytes,
 		ErrorLog:                     r.errorLog,
@@ -141,6 +150,10 @@ type exchange struct {
 	trace    string
 	id       string // what requestID has made up
 	verified delivery.Verification
+	// rotation is the announced one that the request failed verification in, and
+	// parked says whether it waited for its key.
+	rotation *rotation
+	parked   bool
 }
 
 // ServeHTTP answers one request.
@@ -148,7 +161,10 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	r.metrics.inFlight.Inc()
 	defer r.metrics.inFlight.Dec()
 	x := &exchange{w: w, q: q, start: time.Now(), trace: traceparent(q.Header)}
-	defer func() { r.budget.give(int64(len(x.body))) }() // what is counted then, panic or not
+	defer func() { // what is counted then, panic or not
+		r.budget.give(int64(len(x.body)))
+		r.rotations.part(x.rotation)
+	}()
 	r.answer(x, r.receive(x))
 }
 
@@ -177,14 +193,20 @@ func (r *Receiver) receive(x *exchange) outcome {
 		return validated
 	}
 	d := r.newDelivery(x, p.now)
-	v := x.endpoint.prove(p)
+	e, v := x.endpoint, x.endpoint.prove(p)
+	if v.awaitsKey() {
+		e, v = r.park(x, p, v)
+	}
 	if v.reason != "" {
-		return r.refuse(d, v)
+		return r.refuse(x, d, v)
 	}
 	x.verified = v.verified
-	err := r.accept(x.q.Context(), x.endpoint, d, v)
+	err := r.accept(x.q.Context(), e, d, v)
 	switch {
 	case err == nil:
+		if x.parked {
+			r.rotations.count(x.rotation, func(c *RotationCounts) { c.Blessed++ })
+		}
 		return blessed
 	case errors.Is(err, ErrFull):
 		return outcome{reason: journalFull, err: err}
@@ -217,9 +239,12 @@ func (r *Receiver) put(ctx context.Context, d *delivery.Delivery) error {
 // refuse is where every delivery passes that arrived whole but could not be
 // proven: by a key that is missing or was rotated, perhaps. What another key could
 // prove is kept for it, with what the token and the password proved.
-func (r *Receiver) refuse(d *delivery.Delivery, v verdict) outcome {
+func (r *Receiver) refuse(x *exchange, d *delivery.Delivery, v verdict) outcome {
 	d.Verified = v.gate
-	if r.unverified != nil && v.reason.keeps() {
+	switch {
+	case v.reason == keyRotation:
+		r.hold(x, d)
+	case r.unverified != nil && v.reason.keeps():
 		r.unverified.Keep(d, string(v.reason))
 	}
 	return outcome{reason: v.reason, hint: v.hint, unproven: d}

@@ -16,7 +16,15 @@ type Unverified interface {
 	// Verified is what let it through to the signature, a token or a password. The
 	// receiver touches neither d nor its body again.
 	Keep(d *delivery.Delivery, reason string)
+	// Hold is Keep for a delivery whose key is on its way: nil means that d is kept,
+	// apart from what strangers can fill. It may wait until ctx ends, and an error
+	// means that it is not kept.
+	Hold(ctx context.Context, d *delivery.Delivery, reason string) error
 }
+
+// KeyRotation is the reason of a delivery that no key verified while a rotation of
+// its endpoint's key was announced.
+const KeyRotation = string(keyRotation)
 
 // KeepUnverified says where refused deliveries go. Without it they go nowhere. It
 // must be called before the first request.
@@ -36,7 +44,8 @@ func (why reason) keeps() bool {
 // Redeem verifies a delivery that was refused once more, by today's endpoints and
 // keys and by the code that requests go through, with the time of receipt as the
 // clock. What passes is put into the Store with that time; then the reason is "". Else
-// it is why it does not pass, one of Reasons. After an error the delivery has passed
+// it is why it does not pass, one of Reasons: KeyRotation as long as one is announced
+// that may still bring the key. After an error the delivery has passed
 // and is not stored.
 func (r *Receiver) Redeem(ctx context.Context, d *delivery.Delivery) (why string, err error) {
 	e, v := r.proveAgain(d)
@@ -74,7 +83,11 @@ func (r *Receiver) proveAgain(d *delivery.Delivery) (*endpoint, verdict) {
 	if why != "" {
 		return e, verdict{reason: why}
 	}
-	return e, e.proveBehind(gate, p)
+	v := e.proveBehind(gate, p)
+	if v.awaitsKey() && r.rotations.announced(e.Name) {
+		v.reason = keyRotation
+	}
+	return e, v
 }
 
 // gateAgain is gate for a delivery whose token or password is known by its

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,13 +14,25 @@ import (
 
 // kept is an Unverified in memory.
 type kept struct {
+	mu         sync.Mutex
 	deliveries []*delivery.Delivery
 	reasons    []string
+	held       int
 }
 
 func (k *kept) Keep(d *delivery.Delivery, reason string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.deliveries = append(k.deliveries, d)
 	k.reasons = append(k.reasons, reason)
+}
+
+func (k *kept) Hold(_ context.Context, d *delivery.Delivery, reason string) error {
+	k.Keep(d, reason)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.held++
+	return nil
 }
 
 // reencoded is d as it comes back from the disk.

@@ -7,7 +7,8 @@ import (
 )
 
 type metrics struct {
-	records, bytes, limit      *prometheus.GaugeVec
+	records, held              *prometheus.GaugeVec
+	bytes, limit               *prometheus.GaugeVec
 	dropped, evicted, redeemed *prometheus.CounterVec
 }
 
@@ -21,13 +22,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	}
 	m := &metrics{
 		records:  gauge("blessd_unverified_records", "Refused deliveries that are kept for a key that comes late."),
-		bytes:    gauge("blessd_unverified_bytes", "Bytes that these take on disk."),
+		held:     gauge("blessd_unverified_held_records", "Those of them that came while a rotation of the key was announced and were not tried since: they take no part of the endpoint's share."),
+		bytes:    gauge("blessd_unverified_bytes", "Bytes that those take on disk that are not held."),
 		limit:    gauge("blessd_unverified_limit_bytes", "The endpoint's share of the bytes that they may take."),
 		dropped:  counter("blessd_unverified_dropped_total", "Refused deliveries that were not kept, because the disk was too slow, full or failing, or they were too large."),
 		evicted:  counter("blessd_unverified_evicted_total", "Kept deliveries that made room for newer ones of their endpoint."),
 		redeemed: counter("blessd_unverified_redeemed_total", "Kept deliveries that a key verified later and that were accepted then."),
 	}
-	for _, c := range []prometheus.Collector{m.records, m.bytes, m.limit, m.dropped, m.evicted, m.redeemed} {
+	for _, c := range []prometheus.Collector{m.records, m.held, m.bytes, m.limit, m.dropped, m.evicted, m.redeemed} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("metrics of the unverified deliveries: %w", err)
 		}
@@ -37,7 +39,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 
 // create makes the series of e, at zero.
 func (m *metrics) create(e Endpoint) {
-	for _, v := range []*prometheus.GaugeVec{m.records, m.bytes, m.limit} {
+	for _, v := range []*prometheus.GaugeVec{m.records, m.held, m.bytes, m.limit} {
 		v.WithLabelValues(e.Provider, e.Name)
 	}
 	for _, v := range []*prometheus.CounterVec{m.dropped, m.evicted, m.redeemed} {
@@ -47,12 +49,13 @@ func (m *metrics) create(e Endpoint) {
 
 // forget drops the gauges of an endpoint that has left. Its counters stay.
 func (m *metrics) forget(e Endpoint) {
-	for _, v := range []*prometheus.GaugeVec{m.records, m.bytes, m.limit} {
+	for _, v := range []*prometheus.GaugeVec{m.records, m.held, m.bytes, m.limit} {
 		v.DeleteLabelValues(e.Provider, e.Name)
 	}
 }
 
 func (m *metrics) show(e Endpoint, sh *shelf) {
 	m.records.WithLabelValues(e.Provider, e.Name).Set(float64(len(sh.records)))
+	m.held.WithLabelValues(e.Provider, e.Name).Set(float64(sh.heldN))
 	m.bytes.WithLabelValues(e.Provider, e.Name).Set(float64(sh.bytes))
 }

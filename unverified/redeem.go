@@ -128,7 +128,7 @@ func (s *Store) choose(f Filter) []found {
 }
 
 func (s *Store) one(ctx context.Context, it found, try Try, change bool, sum *Summary) error {
-	if slices.Contains(s.o.Final, it.reason) {
+	if s.isFinal(it.reason) {
 		sum.Stayed[it.reason]++
 		return nil
 	}
@@ -196,7 +196,10 @@ func (s *Store) markFound(it found, reason string) error {
 	if sh == nil || sh.byDigest[it.record.digest] != it.record {
 		return nil // evicted meanwhile
 	}
-	return s.mark(it.endpoint, it.record, reason)
+	if s.holds(reason) {
+		return nil // to be tried again; what came before the announcement stays in the share
+	}
+	return s.mark(it.endpoint, sh, it.record, reason)
 }
 
 // Erase lets go every delivery for which match returns true for its body, or with

@@ -6,9 +6,12 @@
 //
 //   - Every endpoint has a share of its own, and its oldest deliveries make room for
 //     its newest. A flood on one endpoint takes nothing from another.
+//   - What is held because the key that verifies it is on its way has room beside
+//     these shares, which nothing else takes, and within it the endpoint with most
+//     gives way.
 //   - Equal deliveries are kept once: what a provider repeats costs nothing.
 //   - Keep never waits for the disk. What comes faster than it is dropped, and
-//     counted.
+//     counted. Hold waits, and says whether it is kept.
 //   - Nothing of a delivery is in the name of its file: no token, no address.
 //
 // A delivery is one file. A restart finds them again; a loss of power may take those
@@ -43,11 +46,16 @@ import (
 type Options struct {
 	// Dir is made with mode 0700.
 	Dir string
-	// MaxBytes is what all files together may take on disk.
+	// MaxBytes is what all files together may take on disk, but for those held.
 	MaxBytes int64
 	// Final are the reasons with which a delivery is kept to be looked at and never
 	// redeemed. Who is refused for one of them when redeemed keeps it for ever.
-	Final      []string
+	Final []string
+	// Held are the reasons of deliveries that are kept for a key that is on its way.
+	// They have room of their own, MaxBytes for those of all endpoints together, in
+	// which others do not count; once they were tried, and are refused for another
+	// reason, they are like all.
+	Held       []string
 	Log        *zap.Logger
 	Registerer prometheus.Registerer
 }
@@ -77,7 +85,9 @@ type Store struct {
 type shelf struct {
 	records  []*record // in the order of their receipt
 	byDigest map[string]*record
-	bytes    int64
+	bytes    int64 // of those in the share
+	held     int64 // of those held, and their number
+	heldN    int
 }
 
 // record is one delivery: what its file's name says, and its size on disk.
@@ -196,7 +206,7 @@ func (s *Store) load() error {
 			continue
 		}
 		e := Endpoint{provider, name}
-		sh, err := loadShelf(filepath.Join(s.o.Dir, dir.Name()))
+		sh, err := loadShelf(filepath.Join(s.o.Dir, dir.Name()), s.holds)
 		if err != nil {
 			return err
 		}
@@ -206,7 +216,7 @@ func (s *Store) load() error {
 	return nil
 }
 
-func loadShelf(dir string) (*shelf, error) {
+func loadShelf(dir string, holds func(reason string) bool) (*shelf, error) {
 	files, err := os.ReadDir(dir) // sorted by name, which is by receipt
 	if err != nil {
 		return nil, fmt.Errorf("read the directory of an endpoint: %w", err)
@@ -230,27 +240,37 @@ func loadShelf(dir string) (*shelf, error) {
 		}
 		if sh.byDigest[r.digest] == nil {
 			r.size = onDisk(info.Size())
-			sh.add(r)
+			sh.add(r, holds(r.reason))
 		}
 	}
 	return sh, nil
 }
 
-func (sh *shelf) add(r *record) {
+func (sh *shelf) add(r *record, held bool) {
 	sh.records = append(sh.records, r)
 	sh.byDigest[r.digest] = r
-	sh.bytes += r.size
+	sh.count(r, held, 1)
 }
 
 // drop takes r off the shelf, unless that has happened.
-func (sh *shelf) drop(r *record) bool {
+func (sh *shelf) drop(r *record, held bool) bool {
 	if sh.byDigest[r.digest] != r {
 		return false
 	}
 	delete(sh.byDigest, r.digest)
 	sh.records = slices.DeleteFunc(sh.records, func(other *record) bool { return other == r })
-	sh.bytes -= r.size
+	sh.count(r, held, -1)
 	return true
+}
+
+// count enters r, or with n = -1 takes it out again.
+func (sh *shelf) count(r *record, held bool, n int) {
+	if held {
+		sh.held += int64(n) * r.size
+		sh.heldN += n
+	} else {
+		sh.bytes += int64(n) * r.size
+	}
 }
 
 // digest is the same for two deliveries of an endpoint that no key tells apart:

@@ -28,7 +28,7 @@ var (
 func open(t *testing.T, dir string, maxBytes int64, es ...Endpoint) (*Store, *prometheus.Registry) {
 	t.Helper()
 	reg := prometheus.NewPedanticRegistry()
-	s, err := Open(Options{Dir: dir, MaxBytes: maxBytes, Final: []string{"forgery_suspected"}, Log: zap.NewNop(), Registerer: reg})
+	s, err := Open(Options{Dir: dir, MaxBytes: maxBytes, Final: []string{"forgery_suspected"}, Held: []string{"key_rotation"}, Log: zap.NewNop(), Registerer: reg})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,6 +236,137 @@ func TestKeepNeverWaits(t *testing.T) {
 	}
 	want(t, "acme's", len(bodies(t, s, Filter{Endpoints: []string{"acme"}})), 1)
 	want(t, "eu's", len(bodies(t, s, Filter{Endpoints: []string{"eu"}})), 20-int(dropped))
+}
+
+// hold holds the n-th delivery of an endpoint.
+func hold(t *testing.T, s *Store, e Endpoint, n int, body string) {
+	t.Helper()
+	if err := s.Hold(t.Context(), refused(e, n, body), "key_rotation"); err != nil {
+		t.Fatalf("hold %q: %v", body, err)
+	}
+}
+
+// What is held takes nothing from a share, and no flood on a share takes it away.
+// Once it was tried it is like all.
+func TestHeldBesideTheShares(t *testing.T) {
+	dir := t.TempDir()
+	s, _ := open(t, dir, 8*blockSize, eu, acme)
+	for n := range 5 {
+		hold(t, s, eu, n, fmt.Sprint("held ", n))
+	}
+	for n := range 20 {
+		s.Keep(refused(eu, 100+n, fmt.Sprint("flood ", n)), "bad_signature")
+		flush(t, s)
+	}
+	s.Keep(refused(eu, 200, "held 3"), "bad_signature") // the provider comes again, afterwards
+	held := []string{"held 0", "held 1", "held 2", "held 3", "held 4"}
+	want(t, "eu's", bodies(t, s, Filter{}), append(held, "flood 16", "flood 17", "flood 18", "flood 19"))
+	gauge := func(what string, v *prometheus.GaugeVec, n float64) {
+		t.Helper()
+		want(t, what, testutil.ToFloat64(v.WithLabelValues("mailgun", "eu")), n)
+	}
+	gauge("held", s.metrics.held, 5)
+	gauge("records", s.metrics.records, 9)
+	gauge("bytes", s.metrics.bytes, 4*blockSize)
+
+	// A restart knows them by their names.
+	closeStore(t, s)
+	s, _ = open(t, dir, 8*blockSize, eu, acme)
+	gauge("held", s.metrics.held, 5)
+
+	// Room for those held is bounded too, and the endpoint with most gives way.
+	for n := range 6 {
+		hold(t, s, acme, n, fmt.Sprint("acme ", n))
+	}
+	want(t, "acme's", bodies(t, s, Filter{Endpoints: []string{"acme"}}), []string{"acme 1", "acme 2", "acme 3", "acme 4", "acme 5"})
+	want(t, "eu's", bodies(t, s, Filter{Reasons: []string{"key_rotation"}, Endpoints: []string{"eu"}}), []string{"held 2", "held 3", "held 4"})
+	if err := s.Hold(t.Context(), refused(eu, 9, strings.Repeat("x", 9*blockSize)), "key_rotation"); err == nil {
+		t.Error("what is larger than all the room was held")
+	}
+
+	// Tried by a key that does not fit they are in the share again, by their age.
+	try := func(reason string) Summary {
+		t.Helper()
+		sum, err := s.Redeem(t.Context(), Filter{Endpoints: []string{"eu"}}, func(_ context.Context, d *delivery.Delivery) (string, error) {
+			if string(d.Body) == "held 2" {
+				return "", nil
+			}
+			return reason, nil
+		}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sum
+	}
+	if sum := try("key_rotation"); sum.Redeemed != 1 { // more keys are to come
+		t.Errorf("got %+v", sum)
+	}
+	gauge("held", s.metrics.held, 2)
+	try("bad_signature")
+	gauge("held", s.metrics.held, 0)
+	gauge("bytes", s.metrics.bytes, 4*blockSize)
+	want(t, "eu's", len(bodies(t, s, Filter{Endpoints: []string{"eu"}})), 4)
+
+	// What is refused as ever and then again while a rotation is announced moves over,
+	// unless it is suspect.
+	s.Keep(refused(eu, 300, "again"), "bad_signature")
+	hold(t, s, eu, 301, "again")
+	gauge("held", s.metrics.held, 1)
+	s.Keep(refused(eu, 302, "suspect"), "forgery_suspected")
+	hold(t, s, eu, 303, "suspect")
+	gauge("held", s.metrics.held, 1)
+}
+
+// Hold waits for the disk, for as long as its caller does and no longer, and what it
+// gives up is written by nobody.
+func TestHoldWaits(t *testing.T) {
+	s, _ := open(t, t.TempDir(), 1<<30, eu)
+	s.mu.Lock() // the disk stands still
+	s.Keep(refused(eu, 0, "first"), "bad_signature")
+	waitUntil(t, "the writer to have the first", func() bool {
+		s.queue.mu.Lock()
+		defer s.queue.mu.Unlock()
+		return s.queue.writing != nil
+	})
+	big := strings.Repeat("x", queueBytes)
+	held := make(chan error, 4)
+	for n := range 3 {
+		go func() { held <- s.Hold(t.Context(), refused(eu, 1+n, fmt.Sprint(n, big)), "key_rotation") }()
+	}
+	impatient, cancel := context.WithCancel(t.Context())
+	gone := make(chan error, 1)
+	go func() { gone <- s.Hold(impatient, refused(eu, 9, "gone"), "key_rotation") }()
+	waitUntil(t, "all to wait", func() bool {
+		s.queue.mu.Lock()
+		defer s.queue.mu.Unlock()
+		return s.queue.lines[eu] != nil && len(s.queue.lines[eu].items) == 4
+	})
+	cancel()
+	if err := <-gone; !errors.Is(err, context.Canceled) {
+		t.Errorf("given up: %v", err)
+	}
+	s.mu.Unlock()
+	for range 3 {
+		if err := <-held; err != nil {
+			t.Error(err)
+		}
+	}
+	want(t, "kept", len(bodies(t, s, Filter{})), 4)
+	want(t, "dropped", testutil.ToFloat64(s.metrics.dropped.WithLabelValues("mailgun", "eu")), 1)
+	closeStore(t, s)
+	if err := s.Hold(t.Context(), refused(eu, 10, "late"), "key_rotation"); err == nil {
+		t.Error("held by a store that is closed")
+	}
+}
+
+// waitUntil waits for a condition, for half a minute at most.
+func waitUntil(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited half a minute for %s", what)
+		}
+	}
 }
 
 func TestRedeem(t *testing.T) {

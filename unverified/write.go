@@ -1,6 +1,7 @@
 package unverified
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -35,6 +36,28 @@ func (s *Store) Keep(d *delivery.Delivery, reason string) {
 	}
 }
 
+// Hold is Keep for what nobody may send again: it waits until d is written, or ctx
+// ends, and says whether it was. However many wait, d is not dropped for that: the
+// caller bounds them. The reason must be among Options.Held for d to have room of its
+// own. After an error the caller still has d to itself.
+func (s *Store) Hold(ctx context.Context, d *delivery.Delivery, reason string) error {
+	w := &waiting{d: d, reason: reason, held: true, written: make(chan struct{})}
+	if !s.queue.push(w) {
+		return errors.New("the store of unverified deliveries is closed")
+	}
+	select {
+	case <-w.written:
+		return w.err
+	case <-ctx.Done():
+	}
+	if s.queue.withdraw(w) {
+		s.metrics.dropped.WithLabelValues(d.Provider, d.Endpoint).Inc()
+		return fmt.Errorf("wait for the disk: %w", ctx.Err())
+	}
+	<-w.written // it is being written, or has been
+	return w.err
+}
+
 // queue holds what waits for the disk. Endpoints take turns, so that one which is
 // flooded delays the others by one file at a time.
 type queue struct {
@@ -52,9 +75,12 @@ type line struct {
 }
 
 type waiting struct {
-	d       *delivery.Delivery
-	reason  string
-	written chan struct{} // closed when it is kept or given up
+	d      *delivery.Delivery
+	reason string
+	held   bool // somebody waits for it
+	// written is closed when it is kept or given up; err says why, and is read after.
+	written chan struct{}
+	err     error
 }
 
 func (q *queue) init() {
@@ -71,7 +97,7 @@ func (q *queue) push(w *waiting) bool {
 		l = &line{}
 		q.lines[e] = l
 	}
-	if q.closed || len(l.items) > 0 && (l.bytes+len(w.d.Body) > queueBytes || len(l.items) >= queueLen) {
+	if q.closed || !w.held && len(l.items) > 0 && (l.bytes+len(w.d.Body) > queueBytes || len(l.items) >= queueLen) {
 		return false
 	}
 	if len(l.items) == 0 {
@@ -110,6 +136,29 @@ func (q *queue) pop() *waiting {
 	return w
 }
 
+// withdraw takes w out of the queue, and says whether it was still there.
+func (q *queue) withdraw(w *waiting) bool {
+	e := Endpoint{w.d.Provider, w.d.Endpoint}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l := q.lines[e]
+	if l == nil {
+		return false
+	}
+	i := slices.Index(l.items, w)
+	if i < 0 {
+		return false
+	}
+	l.items = slices.Delete(l.items, i, i+1)
+	l.bytes -= len(w.d.Body)
+	if len(l.items) == 0 {
+		delete(q.lines, e)
+		q.turns = slices.DeleteFunc(q.turns, func(t Endpoint) bool { return t == e })
+	}
+	close(w.written) // somebody may flush
+	return true
+}
+
 func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -136,11 +185,11 @@ func (q *queue) last() []*waiting {
 func (s *Store) write() {
 	defer close(s.done)
 	for w := s.queue.pop(); w != nil; w = s.queue.pop() {
-		if err := s.keep(w.d, w.reason); err != nil {
+		if w.err = s.keep(w.d, w.reason); w.err != nil {
 			s.metrics.dropped.WithLabelValues(w.d.Provider, w.d.Endpoint).Inc()
 			if s.warn.Allow() {
 				s.o.Log.Warn("unverified delivery not kept", zap.String("provider", w.d.Provider), zap.String("endpoint", w.d.Endpoint),
-					zap.Int("bytes", len(w.d.Body)), zap.Error(err))
+					zap.Int("bytes", len(w.d.Body)), zap.Error(w.err))
 			}
 		}
 		close(w.written)
@@ -158,33 +207,77 @@ func (s *Store) keep(d *delivery.Delivery, reason string) error {
 		return errors.New("the endpoint has left the configuration")
 	}
 	if same := sh.byDigest[r.digest]; same != nil {
-		return s.mark(e, same, reason)
+		if s.holds(same.reason) && !s.isFinal(reason) {
+			return nil // until it is tried, which may be with a key that is not here yet
+		}
+		return s.mark(e, sh, same, reason)
 	}
 	b := delivery.Encode(d)
 	r.size = onDisk(int64(len(b)))
-	if r.size > s.share {
-		return fmt.Errorf("it is larger than the endpoint's share of %d bytes", s.share)
+	room := s.share
+	if s.holds(reason) {
+		room = s.o.MaxBytes
 	}
-	s.makeRoom(e, sh, r.size)
+	if r.size > room {
+		return fmt.Errorf("it is larger than the %d bytes that there are for such", room)
+	}
+	if s.holds(reason) {
+		s.makeHeldRoom(r.size)
+	} else {
+		s.makeRoom(e, sh, r.size)
+	}
 	if err := writeFile(filepath.Join(s.o.Dir, e.dir()), r.file(), b); err != nil {
 		return err
 	}
-	sh.add(r)
+	sh.add(r, s.holds(reason))
 	s.metrics.show(e, sh)
 	return nil
 }
 
+// holds says whether a delivery that is kept for this reason has room outside its
+// endpoint's share.
+func (s *Store) holds(reason string) bool { return slices.Contains(s.o.Held, reason) }
+
+func (s *Store) isFinal(reason string) bool { return slices.Contains(s.o.Final, reason) }
+
 // makeRoom removes the oldest until size more bytes fit into the share.
 func (s *Store) makeRoom(e Endpoint, sh *shelf, size int64) {
-	for len(sh.records) > 0 && sh.bytes+size > s.share {
-		s.remove(e, sh, sh.records[0])
-		s.metrics.evicted.WithLabelValues(e.Provider, e.Name).Inc()
+	for sh.bytes > 0 && sh.bytes+size > s.share {
+		s.evict(e, sh, false)
 	}
+}
+
+// makeHeldRoom removes the oldest of those held, of the endpoint that has most of
+// them, until size more bytes fit in.
+func (s *Store) makeHeldRoom(size int64) {
+	for {
+		var sum int64
+		var most Endpoint
+		for _, e := range s.sorted() {
+			sum += s.shelves[e].held
+			if sh := s.shelves[most]; sh == nil || s.shelves[e].held > sh.held {
+				most = e
+			}
+		}
+		if sum == 0 || sum+size <= s.o.MaxBytes {
+			return
+		}
+		s.evict(most, s.shelves[most], true)
+		s.metrics.show(most, s.shelves[most])
+	}
+}
+
+// evict removes the oldest that is held, or the oldest that is not. There must be
+// one.
+func (s *Store) evict(e Endpoint, sh *shelf, held bool) {
+	i := slices.IndexFunc(sh.records, func(r *record) bool { return s.holds(r.reason) == held })
+	s.remove(e, sh, sh.records[i])
+	s.metrics.evicted.WithLabelValues(e.Provider, e.Name).Inc()
 }
 
 // remove takes r off its shelf and off the disk.
 func (s *Store) remove(e Endpoint, sh *shelf, r *record) {
-	if !sh.drop(r) {
+	if !sh.drop(r, s.holds(r.reason)) {
 		return
 	}
 	s.metrics.show(e, sh)
@@ -194,10 +287,11 @@ func (s *Store) remove(e Endpoint, sh *shelf, r *record) {
 	}
 }
 
-// mark gives r another reason, if that one is final: what is suspect once is never
-// redeemed.
-func (s *Store) mark(e Endpoint, r *record, reason string) error {
-	if reason == r.reason || !slices.Contains(s.o.Final, reason) {
+// mark gives r another reason, if that says more: what is suspect once is never
+// redeemed, and what is held has room of its own until it was tried.
+func (s *Store) mark(e Endpoint, sh *shelf, r *record, reason string) error {
+	was, is := s.holds(r.reason), s.holds(reason)
+	if reason == r.reason || s.isFinal(r.reason) || !s.isFinal(reason) && was == is {
 		return nil
 	}
 	dir := filepath.Join(s.o.Dir, e.dir())
@@ -206,7 +300,15 @@ func (s *Store) mark(e Endpoint, r *record, reason string) error {
 	if err := os.Rename(filepath.Join(dir, r.file()), filepath.Join(dir, marked.file())); err != nil {
 		return fmt.Errorf("mark an unverified delivery: %w", err)
 	}
+	sh.count(r, was, -1)
 	r.reason = reason
+	sh.count(r, is, 1)
+	if is {
+		s.makeHeldRoom(0)
+	} else {
+		s.makeRoom(e, sh, 0)
+	}
+	s.metrics.show(e, sh)
 	return nil
 }
 

@@ -43,6 +43,8 @@ type endpointStatus struct {
 	AwaitingKey bool   `json:"awaiting_key"`
 	Keys        int    `json:"keys"`
 	Tokens      int    `json:"tokens"`
+	// RotationUntil is when the announcement that the key changes runs out.
+	RotationUntil *time.Time `json:"rotation_announced_until,omitempty"`
 }
 
 type journalStatus struct {

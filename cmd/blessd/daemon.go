@@ -48,6 +48,9 @@ const (
 	// to an embedded server that syncs each of them: the last one must still be
 	// acknowledged in time.
 	alwaysWindow = 256
+	// mostParked is how many deliveries may wait for the key of an announced rotation.
+	// Each holds a connection.
+	mostParked = 1024
 	// relayWindow is how many otherwise: the relay's default.
 	relayWindow = 4096
 )
@@ -85,6 +88,7 @@ type daemon struct {
 	draining  atomic.Bool
 	stopBegan time.Time
 	replays   *replays
+	announced announcements
 	fatal     chan error // the first thing that ends the program
 	closers   []closer
 }
@@ -100,7 +104,7 @@ func newDaemon(cfg *Config, log *zap.Logger) *daemon {
 	return &daemon{
 		cfg: cfg, log: log, registry: prometheus.NewRegistry(), fatal: make(chan error, 8),
 		reloads: reloading{configOK: true, keysOK: true, metrics: newReloadMetrics()},
-		replays: newReplays(),
+		replays: newReplays(), announced: announcements{byName: map[string]*announcement{}, lasts: receiver.MaxRotation},
 	}
 }
 
@@ -127,6 +131,7 @@ func (d *daemon) Stop(ctx context.Context) error {
 		d.stopBegan = time.Now()
 	}
 	d.replays.stop()
+	d.announced.stop()
 	var errs []error
 	for len(d.closers) > 0 {
 		c := d.closers[len(d.closers)-1]
@@ -489,6 +494,7 @@ func (d *daemon) startReceiver(context.Context) error {
 	}
 	r, err := receiver.New(store, receiver.Limits{
 		MaxBody: int64(d.cfg.Limits.MaxBody), MaxInFlight: int64(d.cfg.Limits.MaxInFlightBytes),
+		MaxParked: min(mostParked, max(1, maxConnections()/4)),
 	}, d.registry, d.log.Named("receiver"))
 	if err != nil {
 		return err
@@ -525,6 +531,7 @@ func (d *daemon) startAdmin(context.Context) error {
 	d.admin = a
 	a.operate("POST /-/replay", d.serveReplay)
 	a.operate("POST /-/erase", d.serveErase)
+	a.operate("POST /-/rotation", d.serveRotation)
 	d.onStop("replay", d.replays.ended)
 	d.serve("admin listener", func() error { return a.serve(d.adminAddr) })
 	// It answers "not ready" until the rest has stopped: its place among the
@@ -633,6 +640,7 @@ func (d *daemon) describe(q *http.Request) status {
 	for _, e := range d.inForce.Load().endpoints {
 		s.Endpoints = append(s.Endpoints, endpointStatus{
 			Name: e.Name, Provider: e.Provider, Path: maskedPath(e), AwaitingKey: awaitsKey(e), Keys: len(e.Keys), Tokens: len(e.Tokens),
+			RotationUntil: d.announcedUntil(e.Name),
 		})
 	}
 	if d.direct != nil {

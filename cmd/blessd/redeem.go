@@ -36,7 +36,7 @@ func (d *daemon) openUnverified(context.Context) error {
 	log := d.log.Named("unverified")
 	store, err := unverified.Open(unverified.Options{
 		Dir: filepath.Join(d.cfg.DataDir, "unverified"), MaxBytes: int64(d.cfg.Unverified.MaxBytes),
-		Final: []string{receiver.ForgerySuspected}, Log: log, Registerer: d.registry,
+		Final: []string{receiver.ForgerySuspected}, Held: []string{receiver.KeyRotation}, Log: log, Registerer: d.registry,
 	})
 	if err != nil {
 		return err
@@ -65,11 +65,19 @@ func (d *daemon) setEndpoints(es []receiver.Endpoint) error {
 		shelves = append(shelves, unverified.Endpoint{Provider: e.Provider, Name: e.Name})
 	}
 	d.redeemer.store.SetEndpoints(shelves)
+	d.redeemAgain()
+	return nil
+}
+
+// redeemAgain has what was refused before verified by the keys of now, beside.
+func (d *daemon) redeemAgain() {
+	if d.redeemer == nil {
+		return
+	}
 	select {
 	case d.redeemer.again <- struct{}{}:
 	default: // it has been asked already and has not begun
 	}
-	return nil
 }
 
 // start redeems whenever it is asked to.
