@@ -15,6 +15,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/blessd/blessd/receiver"
 )
@@ -864,6 +865,20 @@ func TestStoredKeys(t *testing.T) {
 	}
 	if same, err := c.retireManagedKey(old, time.Now().Add(2*time.Hour)); err != nil || same != file {
 		t.Errorf("a key that ends earlier was given more time: %s, %v", same, err)
+	}
+	// What root stores is for whom the data directory belongs to.
+	if os.Geteuid() == 0 {
+		const nobody = 65534
+		if err := os.Chown(c.DataDir, nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+		var s unix.Stat_t
+		if err := unix.Stat(store("17", "third", now), &s); err != nil || s.Uid != nobody || s.Gid != nobody {
+			t.Errorf("stored for user %d and group %d, %v", s.Uid, s.Gid, err)
+		}
+		if err := os.Remove(store("17", "third", now)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	before := c.keyState()
 	ended, err := c.retireManagedKey(old, time.Now().Add(-time.Second))

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -27,6 +30,9 @@ type rotationRequest struct {
 	// Rotation is what the first answer gave, to announce for longer or to end.
 	// Without it the announcement is a new one.
 	Rotation string `json:"rotation,omitempty"`
+	// Probe asks whether blessd sees the file .try-<Probe> among the endpoint's managed
+	// keys: whether who put it there can put a key there.
+	Probe string `json:"probe,omitempty"`
 	// ReadKeys has the key files read at once, before the answer.
 	ReadKeys bool `json:"read_keys,omitempty"`
 	// End ends the announcement.
@@ -38,6 +44,8 @@ type rotationAnswer struct {
 	Rotation string    `json:"rotation"`
 	Until    time.Time `json:"until"`
 	DataDir  string    `json:"data_dir"`
+	// SeesProbe is the answer to Probe.
+	SeesProbe bool `json:"sees_probe"`
 	// Keys are the fingerprints of the keys in force, but for samples.
 	Keys []string `json:"keys"`
 	// KeysRefused is why the key files that are there were not put into force.
@@ -48,6 +56,12 @@ type rotationAnswer struct {
 }
 
 const maxRotationRequest = 4 << 10
+
+// probePrefix begins the name of a file that tries a directory, and probe is how it
+// goes on.
+const probePrefix = ".try-"
+
+var probe = regexp.MustCompile(`^[A-Z2-7]{26}$`)
 
 // errAnnounced is when somebody else changes the key of the endpoint.
 var errAnnounced = errors.New("a rotation of this endpoint's key is announced already")
@@ -102,6 +116,11 @@ func (d *daemon) rotate(o *rotationRequest) (*rotationAnswer, error) {
 	}
 	if o.ReadKeys {
 		a.KeysRefused = d.readKeys()
+	}
+	if probe.MatchString(o.Probe) {
+		// Reading is more than seeing: the key is to be read, too.
+		_, err := os.ReadFile(filepath.Join(d.cfg.keyDir(o.Endpoint), probePrefix+o.Probe))
+		a.SeesProbe = err == nil
 	}
 	a.DataDir, a.Holds, a.Keys = d.cfg.DataDir, d.redeemer != nil, []string{}
 	for _, e := range d.inForce.Load().endpoints {

@@ -40,6 +40,7 @@ credentials are never shown.`,
 		newWebhooksListCommand(), newWebhooksInfoCommand(),
 		newWebhooksAddCommand(), newWebhooksEditCommand(), newWebhooksDeleteCommand(),
 		newWebhooksPlanCommand(), newWebhooksApplyCommand(),
+		newWebhooksRotateKeyCommand(),
 	)
 	return cmd
 }

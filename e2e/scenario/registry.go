@@ -7,6 +7,7 @@ var files = [][]Scenario{
 	killScenarios,
 	startScenarios,
 	keyScenarios,
+	rotateKeyScenarios,
 	payloadScenarios,
 	wireScenarios,
 	stopScenarios,
