@@ -2,6 +2,7 @@ package manage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -134,6 +135,26 @@ func (v *Vision6) Add(ctx context.Context, s Subscription) (id string, err error
 		return "", v.calls.odd(q, r.status, "neither an error nor the id of the new webhook")
 	}
 	return result.value, nil
+}
+
+// Ensure registers everything that is desired and returns what was missing: the only
+// way to ask what is there is to register it. After an error it returns what it has
+// added until then.
+func (v *Vision6) Ensure(ctx context.Context, d Desired) (missing []string, err error) {
+	p, err := v.Plan(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	for _, step := range p.Steps {
+		_, err := v.Add(ctx, Subscription{Pair: step.pair, List: step.list, URL: d.URL})
+		switch {
+		case err == nil:
+			missing = append(missing, step.Target)
+		case !errors.Is(err, ErrExists):
+			return missing, err
+		}
+	}
+	return missing, nil
 }
 
 // errorText is an error that comes as text, like 351-Duplicate Webhook.

@@ -45,6 +45,8 @@ type endpointStatus struct {
 	Tokens      int    `json:"tokens"`
 	// RotationUntil is when the announcement that the key changes runs out.
 	RotationUntil *time.Time `json:"rotation_announced_until,omitempty"`
+	// ProviderWebhook is what the provider says, for an endpoint with manage.poll.
+	ProviderWebhook *pollStatus `json:"provider_webhook,omitempty"`
 }
 
 type journalStatus struct {

@@ -166,6 +166,17 @@ type ManageConfig struct {
 	APIKeyFile string `yaml:"api_key_file"`
 	// Lists are the ids of the Vision6 lists to watch, 0 for all. Default 0.
 	Lists []int `yaml:"lists"`
+	// Poll is how often the running blessd asks the provider: SendClean and Sarv how
+	// much they have delivered, for the metrics, and with reconcile all of them
+	// whether the webhook is still there. At least 1m; for Vision6, where each time
+	// is eleven calls, better hours. Default 0: never.
+	Poll Duration `yaml:"poll"`
+	// Reconcile is what each poll does about a webhook that is gone or changed: off;
+	// report it, in metrics, status and log; or repair it, which adds and changes and
+	// never deletes, and fetches keys that are not here. Vision6 can only be asked by
+	// registering again, so it has no report. With several blessd for one webhook
+	// only one may repair. Default off.
+	Reconcile string `yaml:"reconcile"`
 }
 
 // NATSConfig says where the events go: to the embedded server, or with url or

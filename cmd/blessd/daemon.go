@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,6 +90,7 @@ type daemon struct {
 	stopBegan time.Time
 	replays   *replays
 	announced announcements
+	polls     *polls
 	fatal     chan error // the first thing that ends the program
 	closers   []closer
 }
@@ -101,11 +103,13 @@ type closer struct {
 
 // newDaemon returns a daemon that has started nothing.
 func newDaemon(cfg *Config, log *zap.Logger) *daemon {
-	return &daemon{
+	d := &daemon{
 		cfg: cfg, log: log, registry: prometheus.NewRegistry(), fatal: make(chan error, 8),
 		reloads: reloading{configOK: true, keysOK: true, metrics: newReloadMetrics()},
 		replays: newReplays(), announced: announcements{byName: map[string]*announcement{}, lasts: receiver.MaxRotation},
 	}
+	d.polls = newPolls(d)
+	return d
 }
 
 // Start starts everything and returns when the daemon can bless. On an error
@@ -114,7 +118,7 @@ func (d *daemon) Start(ctx context.Context) error {
 	d.started = time.Now()
 	for _, step := range []func(context.Context) error{
 		d.openDataDir, d.listen, d.openJournal, d.openNATS, d.openSink, d.startRelay, d.openUnverified, d.startReceiver,
-		d.registerMetrics, d.announce, d.startWatching, d.startAdmin,
+		d.registerMetrics, d.announce, d.startWatching, d.startAdmin, d.startPolling,
 	} {
 		if err := step(ctx); err != nil {
 			return errors.Join(err, d.Stop(ctx))
@@ -586,7 +590,7 @@ func (d *daemon) registerMetrics(context.Context) error {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
 	all := append(
-		m.collectors(), version.NewCollector("blessd"),
+		slices.Concat(m.collectors(), d.polls.metrics.collectors()), version.NewCollector("blessd"),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gauge("blessd_ready", "1 while deliveries can be blessed: what /-/ready answers.", d.readyValue),
 		gauge("blessd_data_dir_free_bytes", "Free bytes of the disk that the data directory is on; the journal leaves 256 MiB alone.", d.freeValue),
@@ -640,7 +644,7 @@ func (d *daemon) describe(q *http.Request) status {
 	for _, e := range d.inForce.Load().endpoints {
 		s.Endpoints = append(s.Endpoints, endpointStatus{
 			Name: e.Name, Provider: e.Provider, Path: maskedPath(e), AwaitingKey: awaitsKey(e), Keys: len(e.Keys), Tokens: len(e.Tokens),
-			RotationUntil: d.announcedUntil(e.Name),
+			RotationUntil: d.announcedUntil(e.Name), ProviderWebhook: d.polls.statusOf(e.Name),
 		})
 	}
 	if d.direct != nil {

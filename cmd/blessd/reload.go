@@ -206,6 +206,7 @@ func (d *daemon) apply(next *Config) (reloaded, error) {
 	}
 	d.setSeries(seriesOf(endpoints))
 	before := d.inForce.Swap(&inForce{next, endpoints})
+	d.polls.set(next)
 	d.reloads.metrics.setKeys(before.endpoints, endpoints)
 	d.reloads.metrics.hash.Set(next.hash())
 	d.reloads.seen = seen

@@ -23,7 +23,8 @@ import (
 // rotateRig is a blessd and a SendClean that has its webhooks.
 type rotateRig struct {
 	*reloadRig
-	api *manageapi.SendClean
+	api       *manageapi.SendClean
+	endpoints string // as configured
 }
 
 const (
@@ -35,9 +36,17 @@ const (
 // startRotateRig starts both. more is what else stands in the endpoint's settings.
 func startRotateRig(t *testing.T, more string) *rotateRig {
 	t.Helper()
-	r := &rotateRig{}
+	return startRotateRigWith(t, "", more, func(*manageapi.SendClean) {})
+}
+
+// startRotateRigWith is startRotateRig with more in manage, and with webhooks that are
+// there before blessd starts.
+func startRotateRigWith(t *testing.T, manage, more string, prepare func(*manageapi.SendClean)) *rotateRig {
+	t.Helper()
+	r, started := &rotateRig{}, make(chan struct{})
 	// What goes to the public URL arrives at the public listener, as by a proxy.
 	r.api = manageapi.NewSendClean("sendclean", ownerID, apiToken, &http.Client{Transport: roundTrip(func(q *http.Request) (*http.Response, error) {
+		<-started // a start may register a webhook, whose URL is called
 		q.URL = &url.URL{Scheme: "http", Host: r.daemon.Addresses().Hooks, Path: q.URL.Path}
 		return http.DefaultTransport.RoundTrip(q)
 	})})
@@ -54,11 +63,14 @@ func startRotateRig(t *testing.T, more string) *rotateRig {
 			t.Fatal(err)
 		}
 	}
-	r.reloadRig = startReloadRig(t, fmt.Sprintf(`  - name: acme
+	prepare(r.api)
+	r.endpoints = fmt.Sprintf(`  - name: acme
     provider: sendclean
     signature: enforce
-    manage: {base_url: "%s/v1.0/", plain_http: true, owner_id_file: %s/owner, token_file: %s/token}
-%s`, server.URL, dir, dir, more))
+    manage: {base_url: "%s/v1.0/", plain_http: true, %sowner_id_file: %s/owner, token_file: %s/token}
+%s`, server.URL, manage, dir, dir, more)
+	r.reloadRig = startReloadRig(t, r.endpoints)
+	close(started)
 	return r
 }
 

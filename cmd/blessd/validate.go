@@ -34,27 +34,27 @@ var providerSettings = []struct {
 		name:   "mailgun",
 		signs:  true,
 		own:    []string{"key_files", "max_age", "parent_key_files"},
-		manage: []string{"api_key_file", "base_url", "domain", "events", "plain_http", "region"},
+		manage: []string{"api_key_file", "base_url", "domain", "events", "plain_http", "poll", "reconcile", "region"},
 		events: manage.MailgunEvents(),
 	},
 	{
 		name:   "sarv",
 		signs:  true,
 		own:    []string{"key_files", "signature", "signature_variants"},
-		manage: []string{"app_domain", "base_url", "description", "events", "owner_id_file", "plain_http", "store_log", "token_file"},
+		manage: []string{"app_domain", "base_url", "description", "events", "owner_id_file", "plain_http", "poll", "reconcile", "store_log", "token_file"},
 		events: slices.Sorted(slices.Values(manage.SendCleanEvents())),
 	},
 	{
 		name:   "sendclean",
 		signs:  true,
 		own:    []string{"key_files", "signature", "signature_variants"},
-		manage: []string{"app_domain", "base_url", "description", "events", "owner_id_file", "plain_http", "store_log", "token_file"},
+		manage: []string{"app_domain", "base_url", "description", "events", "owner_id_file", "plain_http", "poll", "reconcile", "store_log", "token_file"},
 		events: slices.Sorted(slices.Values(manage.SendCleanEvents())),
 	},
 	{
 		name:   "vision6",
 		own:    []string{"auth"},
-		manage: []string{"api_key_file", "base_url", "events", "lists", "plain_http"},
+		manage: []string{"api_key_file", "base_url", "events", "lists", "plain_http", "poll", "reconcile"},
 		events: vision6Events(),
 	},
 }
@@ -362,6 +362,9 @@ func (v *validator) endpoint(path string, e EndpointConfig) {
 	}
 	if e.Manage != nil {
 		v.manage(path, e.Provider, settings.manage, settings.events, *e.Manage)
+		if settings.manage != nil {
+			v.polling(path, e)
+		}
 	}
 }
 
@@ -411,6 +414,8 @@ func (v *validator) manage(path, provider string, allowed, events []string, m Ma
 		{"base_url", m.BaseURL != ""},
 		{"plain_http", m.PlainHTTP},
 		{"lists", len(m.Lists) > 0},
+		{"poll", m.Poll != 0},
+		{"reconcile", m.Reconcile != ""},
 	} {
 		known := slices.Contains(allowed, s.key)
 		switch {
@@ -448,6 +453,29 @@ func (v *validator) manage(path, provider string, allowed, events []string, m Ma
 		case list == 0 && len(m.Lists) > 1:
 			v.warn(at, "0 stands for all lists, so that the events of the others come twice", "write 0 alone, or the others without it")
 		}
+	}
+}
+
+// polling checks how the provider is asked for its side.
+func (v *validator) polling(path string, e EndpointConfig) {
+	m, poll, reconcile := e.Manage, path+".manage.poll", path+".manage.reconcile"
+	if m.Reconcile != "" {
+		v.oneOf(reconcile, m.Reconcile, reconcileOff, reconcileReport, reconcileRepair)
+	}
+	active := m.Reconcile == reconcileReport || m.Reconcile == reconcileRepair
+	switch {
+	case active && m.Poll == 0 && !v.unknown(poll):
+		v.fail(reconcile, "without poll nobody looks", "add poll, like poll: 15m")
+	case m.Poll == 0:
+		return
+	case m.Poll < leastPoll:
+		v.fail(poll, fmt.Sprintf("%s is less than the %s that providers' limits on calls allow", m.Poll, leastPoll), "write 1m or more, like 15m")
+	case !active && !countsDeliveries(e.Provider) && !v.unknown(reconcile):
+		v.fail(poll, e.Provider+" does not say how much it has delivered, so there is nothing to poll without reconcile", "add reconcile: repair, or take poll away")
+	case m.Reconcile == reconcileReport && e.Provider == "vision6":
+		v.fail(reconcile, "Vision6 can only be asked by registering again, which puts back what is gone", "write repair, or take it away")
+	case v.PublicURL == "" && e.URL == "" && !v.noFile && !v.unknown("public_url", path+".url"):
+		v.fail(poll, "there is no public_url, so which webhook is this endpoint's cannot be known", "set public_url to what stands before /hooks at the provider")
 	}
 }
 

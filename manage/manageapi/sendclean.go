@@ -104,6 +104,13 @@ func (s *SendClean) Reset() {
 	}
 }
 
+// Remove takes a webhook away, as a person would by hand.
+func (s *SendClean) Remove(id string) {
+	s.state.Lock()
+	defer s.state.Unlock()
+	s.hooks = slices.DeleteFunc(s.hooks, func(h *Webhook) bool { return h.ID == id })
+}
+
 // Parameters of the calls: true where the documents' table has a star.
 var sendCleanCalls = map[string]map[string]bool{
 	"addWebhook":      {"url": true, "event": false, "description": false, "store_log": false},
