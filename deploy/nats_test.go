@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -558,5 +561,45 @@ func (b *broker) settle(t *testing.T, nc *nats.Conn) {
 		if _, err := b.operator.AccountInfo(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestExamplesWithPermissions runs the examples of consumers as the user suppressions.
+func TestExamplesWithPermissions(t *testing.T) {
+	for language, flags := range map[string][]string{"go": {"-bind", "-max", "2"}, "node": {"--bind", "--max", "2"}} {
+		t.Run(language, func(t *testing.T) {
+			b := startBroker(t)
+			b.addStreams(t)
+			b.addConsumer(t)
+			b.fill(t, 2)
+			words := []string{filepath.Join(t.TempDir(), "suppressions")}
+			env := []string{"NATS_URL=nats://suppressions:secret@" + b.address}
+			if language == "go" {
+				if out, err := exec.Command("go", "build", "-o", words[0], "../examples/consumers/go").CombinedOutput(); err != nil {
+					t.Fatalf("build: %v\n%s", err, out)
+				}
+			} else {
+				words = []string{program.Need(t, "node", "nodejs"), "../examples/consumers/node/suppressions.js"}
+				if _, err := os.Stat("../examples/consumers/node/node_modules"); err != nil {
+					t.Skip("SKIPPED: run npm ci in examples/consumers/node (make check-deploy does)")
+				}
+				env = []string{"NATS_URL=nats://" + b.address, "NATS_USER=suppressions", "NATS_PASSWORD=secret"}
+			}
+			p := program.Start(t, env, words[0], append(words[1:], flags...)...)
+			if err := p.Wait(); err != nil {
+				t.Errorf("%v", err)
+			}
+			if got := strings.Count(p.Output(), "suppress address"); got != 2 || strings.Count(p.Output(), "\n") != 2 {
+				t.Errorf("it said, instead of two lines:\n%s", p.Output())
+			}
+			c, err := b.operator.Consumer(t.Context(), "MAIL_EVENTS", "suppressions")
+			if err != nil {
+				t.Fatal(err)
+			}
+			program.Wait(t, "both to be acknowledged", func() bool {
+				info, err := c.Info(t.Context())
+				return err == nil && info.AckFloor.Stream == 2
+			})
+		})
 	}
 }

@@ -121,6 +121,7 @@ func Start(t testing.TB, env []string, name string, args ...string) *Process {
 	p := &Process{Cmd: exec.Command(name, args...), ended: make(chan struct{})}
 	p.Cmd.Env = append(os.Environ(), env...)
 	p.Cmd.Stdout, p.Cmd.Stderr = &p.out, &p.out
+	p.Cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a script is ended with all it started
 	if err := p.Cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", name, err)
 	}
@@ -141,7 +142,11 @@ func (p *Process) Output() string {
 
 // End sends the signal and waits for the process to be gone.
 func (p *Process) End(sig syscall.Signal) error {
-	_ = p.Cmd.Process.Signal(sig) // gone already is as good
+	select {
+	case <-p.ended: // its number may be another's by now
+	default:
+		_ = syscall.Kill(-p.Cmd.Process.Pid, sig) // gone already is as good
+	}
 	return p.Wait()
 }
 
@@ -257,3 +262,30 @@ func NATS(t testing.TB, file string) *server.Server {
 	}
 	return srv
 }
+
+// AllProviders returns a configuration with an endpoint for each provider, of the
+// provider's name, with the files it needs. Its public URL is publicURL.
+func AllProviders(publicURL string) (config string, files map[string]string) {
+	config = `listen: 127.0.0.1:0
+public_url: ` + publicURL + `
+admin: {listen: "127.0.0.1:0"}
+journal: {max_bytes: 1GiB}
+endpoints:
+  - {name: sendclean, provider: sendclean, key_files: [DIR/key], signature: enforce}
+  - {name: sarv, provider: sarv, key_files: [DIR/key], signature: enforce}
+  - {name: mailgun, provider: mailgun, key_files: [DIR/key]}
+  - {name: enkod, provider: enkod, token_files: [DIR/token]}
+  - {name: vision6, provider: vision6, token_files: [DIR/token]}
+nats:
+  embedded: {listen: "127.0.0.1:0"}
+  stream: {max_bytes: 1GiB}
+  quarantine: {max_bytes: 64MiB}
+`
+	return config, map[string]string{"key": Key, "token": Token}
+}
+
+// Key and Token are those of AllProviders.
+const (
+	Key   = "EXAMPLEKEY0123456789ab"
+	Token = "0123456789abcdef0123456789abcdef"
+)

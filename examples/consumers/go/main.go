@@ -3,8 +3,8 @@
 // complained or unsubscribed. It is written to be copied, and knows blessd only
 // through NATS and package event.
 //
-//	go run ./examples/consumer                  # the embedded NATS server of blessd on this machine
-//	go run ./examples/consumer -nats nats://n1:4222 -durable suppressions
+//	go run ./examples/consumers/go              # the embedded NATS server of blessd on this machine
+//	go run ./examples/consumers/go -nats nats://user:password@n1:4222 -bind
 //
 // What makes it safe to copy:
 //
@@ -43,6 +43,7 @@ func main() {
 	flag.StringVar(&o.stream, "stream", "MAIL_EVENTS", "`name` of blessd's stream of events")
 	flag.StringVar(&o.prefix, "prefix", "mail", "blessd's subject_prefix")
 	flag.StringVar(&o.durable, "durable", "suppressions", "`name` of this consumer; two programs with one name share the events")
+	flag.BoolVar(&o.bind, "bind", false, "use the consumer that is there and make none, for users who may not")
 	flag.IntVar(&o.max, "max", 0, "end after `N` events; 0 goes on until a signal")
 	flag.BoolVar(&o.tests, "tests", false, "act on test events too")
 	flag.Parse()
@@ -75,7 +76,7 @@ func connectAndRun(ctx context.Context, url string, o options) error {
 type options struct {
 	stream, prefix, durable string
 	max                     int
-	tests                   bool
+	bind, tests             bool
 }
 
 // run hands events to handle until ctx is cancelled or o.max events were handled.
@@ -84,20 +85,7 @@ func run(ctx context.Context, nc *nats.Conn, o options, handle func(*event.Event
 	if err != nil {
 		return fmt.Errorf("use JetStream: %w", err)
 	}
-	// A subject is mail.events.<provider>.<endpoint>.<family>.<verb>. Asking for
-	// what is needed and no more is the server's work, not ours.
-	consumer, err := js.CreateOrUpdateConsumer(ctx, o.stream, jetstream.ConsumerConfig{
-		Durable:     o.durable,
-		Description: "addresses that must not be written to again",
-		FilterSubjects: []string{
-			o.prefix + ".events.*.*.email.bounced",
-			o.prefix + ".events.*.*.email.complained",
-			o.prefix + ".events.*.*.*.unsubscribed", // email.unsubscribed and contact.unsubscribed
-		},
-		AckPolicy:     jetstream.AckExplicitPolicy,
-		AckWait:       30 * time.Second, // unacknowledged for so long: delivered again
-		MaxAckPending: 256,
-	})
+	consumer, err := durable(ctx, js, o)
 	if err != nil {
 		return fmt.Errorf("consumer %s on stream %s: %w", o.durable, o.stream, err)
 	}
@@ -142,6 +130,28 @@ func run(ctx context.Context, nc *nats.Conn, o options, handle func(*event.Event
 		}
 	}
 	return nil
+}
+
+// durable returns the consumer of that name, and makes it or changes it to what is
+// needed unless o.bind says that it is there.
+func durable(ctx context.Context, js jetstream.JetStream, o options) (jetstream.Consumer, error) {
+	if o.bind {
+		return js.Consumer(ctx, o.stream, o.durable)
+	}
+	// A subject is mail.events.<provider>.<endpoint>.<family>.<verb>. Asking for
+	// what is needed and no more is the server's work, not ours.
+	return js.CreateOrUpdateConsumer(ctx, o.stream, jetstream.ConsumerConfig{
+		Durable:     o.durable,
+		Description: "addresses that must not be written to again",
+		FilterSubjects: []string{
+			o.prefix + ".events.*.*.email.bounced",
+			o.prefix + ".events.*.*.email.complained",
+			o.prefix + ".events.*.*.*.unsubscribed", // email.unsubscribed and contact.unsubscribed
+		},
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       30 * time.Second, // unacknowledged for so long: delivered again
+		MaxAckPending: 256,
+	})
 }
 
 // retryDelay doubles from 100 ms to about a minute with the number of deliveries.
