@@ -321,6 +321,10 @@ func TestPublisherEmptiesQuarantine(t *testing.T) {
 	if err != nil || deleted != 1 {
 		t.Errorf("deleted %d, %v; want 1", deleted, err)
 	}
+	b.fill(t, 1)
+	if seen, erased, err := s.Erase(t.Context(), "MAIL_EVENTS", func([]byte) bool { return true }, false, nil); err != nil || seen != 1 || erased != 1 {
+		t.Errorf("erased %d of %d events: %v", erased, seen, err)
+	}
 }
 
 func metrics(t *testing.T, b *program.Blessd) string {
@@ -346,7 +350,6 @@ var everything = map[string]string{
 	"STREAM.DELETE.MAIL_QUARANTINE":                     "",
 	"STREAM.PURGE.MAIL_EVENTS":                          "",
 	"STREAM.PURGE.MAIL_QUARANTINE":                      "",
-	"STREAM.MSG.DELETE.MAIL_EVENTS":                     `{"seq":1}`,
 	"STREAM.RESTORE.NEW":                                `{"config":{"name":"NEW","subjects":["new"]},"state":{}}`,
 	"STREAM.SNAPSHOT.MAIL_EVENTS":                       `{"deliver_subject":"mail.quarantine.s.s"}`,
 	"STREAM.PEER.REMOVE.MAIL_EVENTS":                    `{"peer":"x"}`,
@@ -522,6 +525,7 @@ func TestConsumerMayOnlyRead(t *testing.T) {
 		"$JS.ACK.MAIL_EVENTS.other.1.1.1.1.1":              "",
 		"$JS.API.STREAM.MSG.GET.MAIL_QUARANTINE":           `{"seq":1}`,
 		"$JS.API.STREAM.MSG.GET.MAIL_EVENTS":               `{"seq":1}`,
+		"$JS.API.STREAM.MSG.DELETE.MAIL_EVENTS":            `{"seq":1}`,
 		"$JS.API.STREAM.INFO.MAIL_EVENTS":                  "",
 		"$SYS.REQ.SERVER.PING":                             "",
 	} {

@@ -77,7 +77,7 @@ canonical events to NATS JetStream.`,
 	})
 	root.SetVersionTemplate("{{.Version}}")
 	root.AddCommand(
-		newServeCommand(), newCheckCommand(), newSendCommand(), newTailCommand(), newReplayCommand(), newEraseCommand(), newSalvageCommand(),
+		newServeCommand(), newCheckCommand(), newHealthCommand(), newSendCommand(), newTailCommand(), newReplayCommand(), newEraseCommand(), newSalvageCommand(),
 		newDemoCommand(), newSchemaCommand(), newVersionCommand(),
 		newWebhooksCommand(),
 	)
