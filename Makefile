@@ -16,7 +16,7 @@ BUILD    := $(PURE) $(GO) build -trimpath -ldflags '-s -w -X github.com/promethe
 PATIENCE := echo "building blessd; the first time takes a minute or two" >&2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint fmt fuzz bench bench-t0 bench-t1 bench-t2 bench-mutants build generate
+.PHONY: help demo run test lint fmt fuzz bench bench-t0 bench-t1 bench-t2 bench-mutants build generate image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,3 +72,10 @@ build: ## bin/blessd with its version in it
 
 generate: ## write event/schema.json and docs/configuration.md again
 	$(GO) generate ./...
+
+BASE    ?= gcr.io/distroless/static-debian12:nonroot
+BUILDER ?= $(shell command -v docker || command -v podman || command -v buildah)
+
+image: build ## the image blessd:VERSION, on BASE, with docker, podman or buildah
+	$(BUILDER) build $(if $(findstring docker,$(BUILDER)),,--format docker) --build-arg BASE=$(BASE) \
+		-t blessd:$(subst +,_,$(VERSION)) -t blessd -f deploy/docker/Dockerfile .

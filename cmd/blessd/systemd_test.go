@@ -3,10 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -41,44 +37,6 @@ func TestWatchdog(t *testing.T) {
 			t.Errorf("alive %d times, want no more than the 4 before the failure", got)
 		}
 	})
-}
-
-// TestSystemdUnits lets systemd itself check the units.
-func TestSystemdUnits(t *testing.T) {
-	analyze, err := exec.LookPath("systemd-analyze")
-	if err != nil {
-		t.Skip("there is no systemd-analyze here: the units are not checked")
-	}
-	dir := t.TempDir()
-	// The program must exist for that; any will do.
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var units []string
-	for _, name := range []string{"blessd.service", "blessd.socket"} {
-		b, err := os.ReadFile(filepath.Join("..", "..", "deploy", "systemd", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		unit := filepath.Join(dir, name)
-		if err := os.WriteFile(unit, []byte(strings.ReplaceAll(string(b), "/usr/bin/blessd", self)), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		units = append(units, unit)
-	}
-	cmd := exec.Command(analyze, append([]string{"verify", "--man=no"}, units...)...)
-	cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":")
-	out, err := cmd.CombinedOutput()
-	// It says what is wrong with other units of the machine too.
-	for line := range strings.Lines(string(out)) {
-		if strings.Contains(line, "blessd") {
-			t.Errorf("%s", line)
-		}
-	}
-	if err != nil {
-		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
-	}
 }
 
 // TestWatchdogWithoutJournal has nothing that could break for good.
