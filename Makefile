@@ -16,10 +16,10 @@ BUILD    := $(PURE) $(GO) build -trimpath -ldflags '-s -w -X github.com/promethe
 PATIENCE := echo "building blessd; the first time takes a minute or two" >&2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint fmt fuzz bench bench-t0 bench-t1 bench-t2 bench-mutants build generate image
+.PHONY: help demo run test lint fmt fuzz bench bench-t0 bench-t1 bench-t2 bench-mutants build generate image deb check-deploy
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## every event kind of all five providers, through blessd, onto the terminal
 	@$(PATIENCE)
@@ -79,3 +79,22 @@ BUILDER ?= $(shell command -v docker || command -v podman || command -v buildah)
 image: build ## the image blessd:VERSION, on BASE, with docker, podman or buildah
 	$(BUILDER) build $(if $(findstring docker,$(BUILDER)),,--format docker) --build-arg BASE=$(BASE) \
 		-t blessd:$(subst +,_,$(VERSION)) -t blessd -f deploy/docker/Dockerfile .
+
+# A version that Debian can compare: that of the tag, or before all of them.
+DEB_VERSION := $(shell git describe --tags 2>/dev/null | sed 's/^v//; s/-/+/g' | grep '^[0-9]' || git log -1 --format=0~git%cd.%h --date=format:%Y%m%d 2>/dev/null)
+ARCH        := $(shell $(GO) env GOARCH)
+DEB          = bin/blessd_$(DEB_VERSION)-1_$(ARCH).deb
+
+deb: build ## bin/blessd_*.deb, a Debian package of it
+	@rm -rf bin/deb && mkdir -p bin/deb
+	@for shell in bash zsh fish; do bin/blessd completion $$shell >bin/deb/$$shell || exit 1; done
+	@gzip -9nc deploy/debian/blessd.1 >bin/deb/blessd.1.gz
+	@gzip -9nc CHANGELOG.md >bin/deb/changelog.gz
+	@printf 'blessd (%s-1) unstable; urgency=medium\n\n  * What changes is in changelog.gz.\n\n -- The blessd developers <blessd@users.noreply.github.com>  %s\n' \
+		'$(DEB_VERSION)' "$$(git log -1 --format=%cD)" | gzip -9nc >bin/deb/changelog.Debian.gz
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) VERSION='$(DEB_VERSION)' ARCH=$(ARCH) \
+		$(GO) tool -modfile=deploy/check/go.mod nfpm package --config deploy/debian/nfpm.yaml --packager deb --target $(DEB)
+
+check-deploy: deb ## what make test has no tools for: Kubernetes, compose, the Debian package
+	cd deploy/check && $(GO) vet ./... && $(GO) test ./...
+	deploy/debian/check.sh $(DEB)

@@ -36,7 +36,9 @@ var notRun = []struct{ prefix, why string }{
 	{"blessd webhooks plan", "it calls a provider; the scripts in e2e/testdata/webhooks do the same with one that is played"},
 	{"blessd webhooks apply", "the same"},
 	{"blessd webhooks rotate-key", "the same"},
-	{"nats ", "there is no nats command on the module proxy; TestMoving, TestPermissions and the tests of sink do the same with its library"},
+	{"make image", "TestImage in deploy builds it"},
+	{"docker ", "there is no docker; TestImage in deploy runs the image"},
+	{"nats ", "there is no nats command on the module proxy; TestMoving and the tests of sink and of deploy do the same with its library"},
 }
 
 // command is one command of a page, with what continues it.
