@@ -585,7 +585,7 @@ func TestExamplesWithPermissions(t *testing.T) {
 			} else {
 				words = []string{program.Need(t, "node", "nodejs"), "../examples/consumers/node/suppressions.js"}
 				if _, err := os.Stat("../examples/consumers/node/node_modules"); err != nil {
-					t.Skip("SKIPPED: run npm ci in examples/consumers/node (make check-deploy does)")
+					t.Skip("SKIPPED: run npm ci in examples/consumers/node (.ci/run does)")
 				}
 				env = []string{"NATS_URL=nats://" + b.address, "NATS_USER=suppressions", "NATS_PASSWORD=secret"}
 			}

@@ -30,7 +30,7 @@ func example(t *testing.T, language string) []string {
 	case "node":
 		node := program.Need(t, "node", "nodejs")
 		if _, err := os.Stat("node/node_modules"); err != nil {
-			t.Skip("SKIPPED: run npm ci in examples/consumers/node (make check-deploy does)")
+			t.Skip("SKIPPED: run npm ci in examples/consumers/node (.ci/run does)")
 		}
 		return []string{node, "node/suppressions.js", "--tests"}
 	default:
