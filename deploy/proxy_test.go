@@ -304,24 +304,22 @@ func upstream(t *testing.T) (string, <-chan seen) {
 			}
 			go func() {
 				defer c.Close()
-				for r := bufio.NewReader(c); ; {
-					line, err := r.ReadString('\n')
-					if err != nil {
-						return
-					}
-					// Header and body are read by net/http, with another line before them.
-					q, err := http.ReadRequest(bufio.NewReader(io.MultiReader(strings.NewReader("POST / HTTP/1.1\r\n"), r)))
-					if err != nil {
-						return
-					}
-					body, err := io.ReadAll(q.Body)
-					if err != nil {
-						return
-					}
-					requests <- seen{line: strings.TrimSpace(line), header: q.Header, body: body}
-					fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+				r := bufio.NewReader(c)
+				line, err := r.ReadString('\n')
+				if err != nil {
 					return
 				}
+				// Header and body are read by net/http, with another line before them.
+				q, err := http.ReadRequest(bufio.NewReader(io.MultiReader(strings.NewReader("POST / HTTP/1.1\r\n"), r)))
+				if err != nil {
+					return
+				}
+				body, err := io.ReadAll(q.Body)
+				if err != nil {
+					return
+				}
+				requests <- seen{line: strings.TrimSpace(line), header: q.Header, body: body}
+				fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
 			}()
 		}
 	}()

@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -105,6 +106,32 @@ func TestSystemCalls(t *testing.T) {
 		if !allowed[call] {
 			t.Errorf("the unit forbids the system call %s", call)
 		}
+	}
+}
+
+// TestSocketActivation has systemd's own tool hold the socket under the name that
+// the socket unit gives it.
+func TestSocketActivation(t *testing.T) {
+	activate := program.Need(t, "systemd-socket-activate", "systemd")
+	name := regexp.MustCompile(`(?m)^FileDescriptorName=(.+)$`).FindStringSubmatch(read(t, "systemd/blessd.socket"))
+	if name == nil {
+		t.Fatal("the socket has no name")
+	}
+	dir := t.TempDir()
+	config := filepath.Join(dir, "blessd.yaml")
+	program.Write(t, config, "endpoints: [{name: mailgun, provider: mailgun}]\n")
+	address := freeAddress(t)
+	p := program.Start(t, nil, activate, "--listen", address, "--fdname", name[1], program.Build(t), "serve",
+		"-c", config, "--data-dir", filepath.Join(dir, "data"), "--admin-listen", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0")
+	// The first connection starts blessd, and waits in the socket until it is there.
+	program.Wait(t, "the socket", func() bool { return strings.Contains(p.Output(), "Listening on") })
+	a, err := http.Get("http://" + address + "/hooks/mailgun")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, p.Output())
+	}
+	a.Body.Close()
+	if a.StatusCode != http.StatusOK {
+		t.Errorf("the check of a URL is answered %d, want 200\n%s", a.StatusCode, p.Output())
 	}
 }
 
