@@ -325,7 +325,7 @@ func TestPagesAreLinked(t *testing.T) {
 	}
 }
 
-var target = regexp.MustCompile(`\bmake ([a-z]+(?:-[a-z]+)*)`)
+var target = regexp.MustCompile(`\bmake ([a-z]+(?:-[a-z0-9]+)*)`)
 
 // Every make target that the pages name exists.
 func TestMakeTargets(t *testing.T) {
