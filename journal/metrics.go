@@ -85,3 +85,22 @@ func (j *Journal) oldest() float64 {
 	}
 	return 0
 }
+
+// Backlog is what is durable and not yet consumed.
+type Backlog struct {
+	Records uint64
+	// Bytes are those of the records; Limit is the most that they may be, 0 for none.
+	Bytes, Limit uint64
+	// Oldest is when the first of them was appended; zero when there is none.
+	Oldest time.Time
+}
+
+// Backlog says what is waiting. It reads a record and may wait for the disk.
+func (j *Journal) Backlog() Backlog {
+	cursor, synced := j.positions()
+	b := Backlog{Records: synced.index - cursor.index, Bytes: synced.count - cursor.count, Limit: j.maxBytes}
+	if at := j.oldest(); at > 0 {
+		b.Oldest = time.Unix(0, int64(at*1e9)).UTC()
+	}
+	return b
+}

@@ -147,6 +147,9 @@ func (r *Receiver) answer(x *exchange, o outcome) {
 	took := time.Since(x.start)
 	x.endpoint.metrics.count(x, o, status, took)
 	r.logAnswer(x, o, f, status, took)
+	if r.watch != nil {
+		r.tell(x, o, f, status, took)
+	}
 
 	x.w.WriteHeader(status)
 	if x.q.Method != http.MethodHead {
@@ -188,7 +191,7 @@ func (r *Receiver) logAnswer(x *exchange, o outcome, f *refusal, status int, too
 		zap.String("provider", e.Provider), zap.String("endpoint", e.Name),
 		zap.String("reason", string(f.reason)), zap.Int("code", status), zap.String("hint", hint),
 	}
-	if f.reason == badSignature || f.reason == awaitingKey || f.reason == keyRotation {
+	if f.aboutKeys() {
 		fields = append(fields, zap.Strings("key_sources", e.keySources()))
 	}
 	if suppressed > 0 {

@@ -47,15 +47,17 @@ type Receiver struct {
 	store Store
 	// unverified takes what is refused, if not nil.
 	unverified Unverified
-	limits     Limits
-	log        *zap.Logger
-	errorLog   *log.Logger
-	metrics    *metrics
-	budget     budget
-	seen       *tokenTable
-	routes     atomic.Pointer[routes]
-	rotations  rotations
-	draining   atomic.Bool
+	// watch is told of every answer, if not nil.
+	watch     func(Answered)
+	limits    Limits
+	log       *zap.Logger
+	errorLog  *log.Logger
+	metrics   *metrics
+	budget    budget
+	seen      *tokenTable
+	routes    atomic.Pointer[routes]
+	rotations rotations
+	draining  atomic.Bool
 	// digestKey keys the digests of tokens and passwords, so that what a
 	// comparison takes says nothing about them.
 	digestKey [sha256.Size]byte
@@ -150,6 +152,7 @@ type exchange struct {
 	trace    string
 	id       string // what requestID has made up
 	verified delivery.Verification
+	report   string // what a signature was that is not enforced
 	// rotation is the announced one that the request failed verification in, and
 	// parked says whether it waited for its key.
 	rotation *rotation
@@ -200,7 +203,7 @@ func (r *Receiver) receive(x *exchange) outcome {
 	if v.reason != "" {
 		return r.refuse(x, d, v)
 	}
-	x.verified = v.verified
+	x.verified, x.report = v.verified, v.report
 	err := r.accept(x.q.Context(), e, d, v)
 	switch {
 	case err == nil:

@@ -23,6 +23,7 @@ type carrier struct {
 	lateAfter   time.Duration
 	log         *zap.Logger
 	metrics     *metrics
+	watch       func(Settled) // if not nil
 	// normalize.Each and normalize.Element, but in tests
 	each      func(*delivery.Delivery) iter.Seq[normalize.Result]
 	element   func(d *delivery.Delivery, element, equal int) iter.Seq[normalize.Result]
@@ -138,10 +139,13 @@ func (c *carrier) count(it *item, ack *jetstream.PubAck) {
 	switch {
 	case it.quarantine != nil:
 		c.metrics.quarantined(it)
+		c.notify(it, OutcomeQuarantined)
 	case ack.Duplicate && !it.resent:
 		c.metrics.duplicate(it)
+		c.notify(it, OutcomeDuplicate)
 	default: // a duplicate of our own first try is the event itself
 		c.metrics.published(it)
+		c.notify(it, OutcomePublished)
 	}
 }
 
@@ -157,5 +161,6 @@ func (c *carrier) keep(it *item, cause error) error {
 		zap.String("provider", it.provider), zap.String("endpoint", it.endpoint), zap.Int("bytes", len(it.quarantine.Raw)), zap.Error(cause))
 	c.metrics.oversize.Inc()
 	c.metrics.quarantined(it)
+	c.notify(it, OutcomeQuarantined)
 	return nil
 }

@@ -39,8 +39,9 @@ type DirectOptions struct {
 	// Window is how many messages may await their PubAck. Default 4096; less for
 	// a server that syncs each, see sink.Options.MaxPending.
 	Window int
-	// LateAfter is as in Options.
+	// LateAfter and Watch are as in Options. Watch may be called concurrently.
 	LateAfter time.Duration
+	Watch     func(Settled)
 	Log       *zap.Logger
 	Registry  prometheus.Registerer
 }
@@ -79,7 +80,7 @@ func NewDirect(o DirectOptions) (*Direct, error) {
 	}
 	d := &Direct{
 		carrier: carrier{
-			sink: o.Sink, oversizeDir: o.OversizeDir, lateAfter: o.LateAfter, log: o.Log, metrics: m,
+			sink: o.Sink, oversizeDir: o.OversizeDir, lateAfter: o.LateAfter, log: o.Log, metrics: m, watch: o.Watch,
 			each: normalize.Each, element: normalize.Element,
 		},
 		o:       o,

@@ -65,8 +65,11 @@ type Options struct {
 	// further back is counted as late, since a repetition of it may no longer
 	// be suppressed. 0 counts none.
 	LateAfter time.Duration
-	Log       *zap.Logger
-	Registry  prometheus.Registerer
+	// Watch is told what became of each event and each quarantined body; nil for
+	// nobody. The relay waits for it, so it must be quick and wait for nothing.
+	Watch    func(Settled)
+	Log      *zap.Logger
+	Registry prometheus.Registerer
 }
 
 // Relay is created by New and run once by Run.
@@ -149,7 +152,7 @@ func New(o Options) (*Relay, error) {
 	r := &Relay{
 		Options: o,
 		carrier: carrier{
-			sink: o.Sink, oversizeDir: o.OversizeDir, lateAfter: o.LateAfter, log: o.Log, metrics: m,
+			sink: o.Sink, oversizeDir: o.OversizeDir, lateAfter: o.LateAfter, log: o.Log, metrics: m, watch: o.Watch,
 			each: normalize.Each, element: normalize.Element,
 		},
 		stop: make(chan struct{}),
@@ -428,6 +431,7 @@ func (r *Relay) send(ctx context.Context, it *item) error {
 	r.metrics.pending.Inc()
 	if r.seen.has(it.id, it.record) {
 		r.metrics.duplicate(it)
+		r.notify(it, OutcomeDuplicate)
 		return nil
 	}
 	for !r.pending.has(r.Window, r.WindowBytes) {

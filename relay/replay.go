@@ -453,6 +453,7 @@ func (p *replay) publishEvent(ctx context.Context, b *body, d *delivery.Delivery
 		}
 		p.sum.Events[string(e.Type)]++
 		p.metrics.publishedTotal.WithLabelValues(e.Provider, e.Endpoint, string(e.Type)).Inc()
+		p.notify(&item{provider: e.Provider, endpoint: e.Endpoint, id: e.ID, typ: string(e.Type), msg: m}, OutcomePublished)
 	}})
 }
 

@@ -1,7 +1,11 @@
 package unverified
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -10,6 +14,26 @@ type metrics struct {
 	records, held              *prometheus.GaugeVec
 	bytes, limit               *prometheus.GaugeVec
 	dropped, evicted, redeemed *prometheus.CounterVec
+
+	mu   sync.Mutex
+	kept map[Endpoint]Kept
+}
+
+// Kept is what is kept of one endpoint.
+type Kept struct {
+	Endpoint
+	Records int
+	// Bytes are what they take on disk, Limit the endpoint's share.
+	Bytes, Limit int64
+}
+
+// Kept says what is kept, sorted by endpoint. It does not wait for the disk.
+func (s *Store) Kept() []Kept {
+	s.metrics.mu.Lock()
+	defer s.metrics.mu.Unlock()
+	return slices.SortedFunc(maps.Values(s.metrics.kept), func(a, b Kept) int {
+		return cmp.Or(cmp.Compare(a.Provider, b.Provider), cmp.Compare(a.Name, b.Name))
+	})
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -21,6 +45,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
 	m := &metrics{
+		kept:     map[Endpoint]Kept{},
 		records:  gauge("blessd_unverified_records", "Refused deliveries that are kept for a key that comes late."),
 		held:     gauge("blessd_unverified_held_records", "Those of them that came while a rotation of the key was announced and were not tried since: they take no part of the endpoint's share."),
 		bytes:    gauge("blessd_unverified_bytes", "Bytes that those take on disk that are not held."),
@@ -52,9 +77,16 @@ func (m *metrics) forget(e Endpoint) {
 	for _, v := range []*prometheus.GaugeVec{m.records, m.held, m.bytes, m.limit} {
 		v.DeleteLabelValues(e.Provider, e.Name)
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.kept, e)
 }
 
-func (m *metrics) show(e Endpoint, sh *shelf) {
+func (m *metrics) show(e Endpoint, sh *shelf, share int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.kept[e] = Kept{Endpoint: e, Records: len(sh.records), Bytes: sh.bytes, Limit: share}
+	m.limit.WithLabelValues(e.Provider, e.Name).Set(float64(share))
 	m.records.WithLabelValues(e.Provider, e.Name).Set(float64(len(sh.records)))
 	m.held.WithLabelValues(e.Provider, e.Name).Set(float64(sh.heldN))
 	m.bytes.WithLabelValues(e.Provider, e.Name).Set(float64(sh.bytes))

@@ -180,8 +180,7 @@ func (s *Store) divide() {
 	s.share = s.o.MaxBytes / int64(max(1, len(s.shelves)))
 	for e, sh := range s.shelves {
 		s.makeRoom(e, sh, 0)
-		s.metrics.limit.WithLabelValues(e.Provider, e.Name).Set(float64(s.share))
-		s.metrics.show(e, sh)
+		s.metrics.show(e, sh, s.share)
 	}
 }
 

@@ -230,7 +230,7 @@ func (s *Store) keep(d *delivery.Delivery, reason string) error {
 		return err
 	}
 	sh.add(r, s.holds(reason))
-	s.metrics.show(e, sh)
+	s.metrics.show(e, sh, s.share)
 	return nil
 }
 
@@ -263,7 +263,7 @@ func (s *Store) makeHeldRoom(size int64) {
 			return
 		}
 		s.evict(most, s.shelves[most], true)
-		s.metrics.show(most, s.shelves[most])
+		s.metrics.show(most, s.shelves[most], s.share)
 	}
 }
 
@@ -280,7 +280,7 @@ func (s *Store) remove(e Endpoint, sh *shelf, r *record) {
 	if !sh.drop(r, s.holds(r.reason)) {
 		return
 	}
-	s.metrics.show(e, sh)
+	s.metrics.show(e, sh, s.share)
 	err := os.Remove(filepath.Join(s.o.Dir, e.dir(), r.file()))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && s.warn.Allow() {
 		s.o.Log.Warn("file of an unverified delivery not removed", zap.Error(err))
@@ -308,7 +308,7 @@ func (s *Store) mark(e Endpoint, sh *shelf, r *record, reason string) error {
 	} else {
 		s.makeRoom(e, sh, 0)
 	}
-	s.metrics.show(e, sh)
+	s.metrics.show(e, sh, s.share)
 	return nil
 }
 
