@@ -16,7 +16,7 @@ BUILD    := $(PURE) $(GO) build -trimpath -ldflags '-s -w -X github.com/promethe
 PATIENCE := echo "building blessd; the first time takes a minute or two" >&2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint fmt fuzz bench bench-t0 bench-t1 bench-t2 bench-mutants build generate image deb check-deploy
+.PHONY: help demo run test browser lint fmt fuzz bench bench-t0 bench-t1 bench-t2 bench-mutants build generate image deb check-deploy
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ test: ## vet, then all tests, with the race detector where there is a C compiler
 	@[ -n "$(RACE)" ] || echo "no C compiler: the tests run without the race detector"
 	$(GO) vet ./...
 	$(GO) test $(RACE) -timeout 30m ./...
+
+browser: ## the status page in a real Chromium, if there is one
+	$(GO) -C internal/browser vet ./...
+	$(GO) -C internal/browser test -v -count=1 ./...
 
 lint: ## gofumpt and staticcheck, at the versions of internal/tools/go.mod
 	@unformatted="$$($(TOOL) gofumpt -l .)"; \

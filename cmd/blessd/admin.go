@@ -17,60 +17,7 @@ import (
 	"github.com/prometheus/exporter-toolkit/web"
 	"go.uber.org/zap"
 	"go.uber.org/zap/exp/zapslog"
-
-	"github.com/blessd/blessd/relay"
-	"github.com/blessd/blessd/sink"
 )
-
-// status is what /-/status answers. It holds no key and no token.
-type status struct {
-	Version     string           `json:"version"`
-	Started     time.Time        `json:"started"`
-	Ready       bool             `json:"ready"`
-	NotReady    string           `json:"not_ready,omitempty"` // why
-	DataDir     string           `json:"data_dir"`
-	Acknowledge string           `json:"acknowledge"` // what an answer waits for
-	Endpoints   []endpointStatus `json:"endpoints"`
-	Journal     *journalStatus   `json:"journal,omitempty"` // none with acknowledge: stream
-	Relay       relay.Status     `json:"relay"`
-	NATS        natsStatus       `json:"nats"`
-}
-
-type endpointStatus struct {
-	Name        string `json:"name"`
-	Provider    string `json:"provider"`
-	Path        string `json:"path"` // the token is masked
-	AwaitingKey bool   `json:"awaiting_key"`
-	Keys        int    `json:"keys"`
-	Tokens      int    `json:"tokens"`
-	// RotationUntil is when the announcement that the key changes runs out.
-	RotationUntil *time.Time `json:"rotation_announced_until,omitempty"`
-	// ProviderWebhook is what the provider says, for an endpoint with manage.poll.
-	ProviderWebhook *pollStatus `json:"provider_webhook,omitempty"`
-}
-
-type journalStatus struct {
-	First  uint64 `json:"first"` // the oldest record that is not settled and safe
-	Next   uint64 `json:"next"`  // the index that the next record gets
-	Full   bool   `json:"full"`  // nothing is blessed until there is room
-	Failed string `json:"failed,omitempty"`
-}
-
-type natsStatus struct {
-	Connected bool                `json:"connected"`
-	URL       string              `json:"url"`
-	Embedded  bool                `json:"embedded"`
-	Watchdog  *sink.WatchdogState `json:"watchdog,omitempty"` // of the embedded server
-	Streams   []streamInfo        `json:"streams,omitempty"`
-}
-
-type streamInfo struct {
-	Name     string `json:"name"`
-	Messages uint64 `json:"messages"`
-	Bytes    uint64 `json:"bytes"`
-	LastSeq  uint64 `json:"last_sequence"`
-	Error    string `json:"error,omitempty"`
-}
 
 // admin is the listener for operators and Prometheus, apart from the public one.
 type admin struct {
@@ -109,15 +56,7 @@ func newAdmin(l net.Listener, webConfig string, reg *prometheus.Registry, ready 
 		log.Warn("admin listener is reachable from outside without authentication: only /metrics, /-/healthy and /-/ready are served",
 			zap.Stringer("listen", l.Addr()))
 	}
-	a.operate("GET /-/status", func(w http.ResponseWriter, q *http.Request) {
-		b, err := json.MarshalIndentWithOption(describe(q), "", "  ", json.DisableHTMLEscape())
-		if err != nil {
-			answer(w, http.StatusInternalServerError, "the status cannot be encoded")
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(append(b, '\n')) // a client that has gone needs no answer
-	})
+	a.operate("GET /-/status", func(w http.ResponseWriter, q *http.Request) { answerJSON(w, describe(q)) })
 	a.operate("POST /-/reload", answerReload(reload))
 	a.server = &http.Server{
 		Handler:           http.NewCrossOriginProtection().Handler(mux),
@@ -157,6 +96,19 @@ func answer(w http.ResponseWriter, code int, text string) {
 	fmt.Fprintln(w, text)
 }
 
+// answerJSON answers with v, for people and programs alike.
+func answerJSON(w http.ResponseWriter, v any) {
+	b, err := json.MarshalIndentWithOption(v, "", "  ", json.DisableHTMLEscape())
+	if err != nil {
+		answer(w, http.StatusInternalServerError, "the answer cannot be encoded")
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	_, _ = w.Write(append(b, '\n')) // a client that has gone needs no answer
+}
+
 func isLoopback(a net.Addr) bool {
 	tcp, ok := a.(*net.TCPAddr)
 	return ok && tcp.IP.IsLoopback()
@@ -176,6 +128,12 @@ func ownHost(authenticated bool, listen net.Addr, next http.Handler) http.Handle
 		ip := net.ParseIP(host)
 		if !authenticated && host != "localhost" && host != own && (ip == nil || !ip.IsLoopback()) {
 			answer(w, http.StatusMisdirectedRequest, "this listener answers to its own address only")
+			return
+		}
+		// The page of another site may lead here, and do nothing else.
+		site := q.Header.Get("Sec-Fetch-Site")
+		if site != "" && site != "same-origin" && site != "none" && q.Header.Get("Sec-Fetch-Mode") != "navigate" {
+			answer(w, http.StatusForbidden, "this listener answers to its own pages only")
 			return
 		}
 		next.ServeHTTP(w, q)

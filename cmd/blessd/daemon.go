@@ -91,6 +91,9 @@ type daemon struct {
 	replays   *replays
 	announced announcements
 	polls     *polls
+	recent    *recentRequests // for the status page, as feed
+	feed      *feed
+	config    atomic.Pointer[configStatus]
 	fatal     chan error // the first thing that ends the program
 	closers   []closer
 }
@@ -107,6 +110,7 @@ func newDaemon(cfg *Config, log *zap.Logger) *daemon {
 		cfg: cfg, log: log, registry: prometheus.NewRegistry(), fatal: make(chan error, 8),
 		reloads: reloading{configOK: true, keysOK: true, metrics: newReloadMetrics()},
 		replays: newReplays(), announced: announcements{byName: map[string]*announcement{}, lasts: receiver.MaxRotation},
+		recent: newRecentRequests(), feed: newFeed(log.Named("admin"), time.Now()),
 	}
 	d.polls = newPolls(d)
 	return d
@@ -410,7 +414,8 @@ func (d *daemon) startRelay(context.Context) error {
 	done := make(chan struct{})
 	if d.cfg.acknowledgesStream() {
 		o := relay.DirectOptions{
-			Sink: d.sink, OversizeDir: oversize, Window: d.window(), LateAfter: lateAfter, Log: d.log.Named("relay"), Registry: d.registry,
+			Sink: d.sink, OversizeDir: oversize, Window: d.window(), LateAfter: lateAfter, Watch: d.feed.add,
+			Log: d.log.Named("relay"), Registry: d.registry,
 		}
 		if d.embedded != nil {
 			o.Sync = d.embedded.Sync
@@ -436,7 +441,7 @@ func (d *daemon) startRelay(context.Context) error {
 		return nil
 	}
 	o := relay.Options{
-		Journal: d.journal, Sink: d.sink, OversizeDir: oversize, LateAfter: lateAfter, Log: d.log.Named("relay"), Registry: d.registry,
+		Journal: d.journal, Sink: d.sink, OversizeDir: oversize, LateAfter: lateAfter, Watch: d.feed.add, Log: d.log.Named("relay"), Registry: d.registry,
 		AcceptReset: d.acceptReset,
 	}
 	if d.embedded != nil {
@@ -504,6 +509,7 @@ func (d *daemon) startReceiver(context.Context) error {
 		return err
 	}
 	d.receiver = r
+	r.Watch(d.recent.add)
 	if d.redeemer != nil {
 		r.KeepUnverified(d.redeemer.store)
 		d.redeemer.start(r)
@@ -536,6 +542,7 @@ func (d *daemon) startAdmin(context.Context) error {
 	a.operate("POST /-/replay", d.serveReplay)
 	a.operate("POST /-/erase", d.serveErase)
 	a.operate("POST /-/rotation", d.serveRotation)
+	d.servePage(a)
 	d.onStop("replay", d.replays.ended)
 	d.serve("admin listener", func() error { return a.serve(d.adminAddr) })
 	// It answers "not ready" until the rest has stopped: its place among the
@@ -586,6 +593,7 @@ func (d *daemon) registerMetrics(context.Context) error {
 	m.loaded.Set(1)
 	m.loadedAt.Set(float64(d.started.Unix()))
 	m.hash.Set(d.cfg.hash())
+	d.config.Store(&configStatus{File: d.cfg.source.file, Loaded: d.started.UTC().Truncate(time.Second), InForce: true})
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
@@ -625,58 +633,6 @@ func (d *daemon) freeValue() float64 {
 		return math.NaN()
 	}
 	return float64(free)
-}
-
-// describe is the answer of /-/status.
-func (d *daemon) describe(q *http.Request) status {
-	s := status{
-		Version: currentVersion().Version, Started: d.started.UTC().Truncate(time.Second), DataDir: d.cfg.DataDir, Ready: true,
-		Acknowledge: d.cfg.Acknowledge,
-		NATS:        natsStatus{Connected: d.conn.IsConnected(), URL: d.addresses.NATS, Embedded: d.embedded != nil},
-	}
-	if d.watchdog != nil {
-		state := d.watchdog.State()
-		s.NATS.Watchdog = &state
-	}
-	if err := d.Ready(); err != nil {
-		s.Ready, s.NotReady = false, err.Error()
-	}
-	for _, e := range d.inForce.Load().endpoints {
-		s.Endpoints = append(s.Endpoints, endpointStatus{
-			Name: e.Name, Provider: e.Provider, Path: maskedPath(e), AwaitingKey: awaitsKey(e), Keys: len(e.Keys), Tokens: len(e.Tokens),
-			RotationUntil: d.announcedUntil(e.Name), ProviderWebhook: d.polls.statusOf(e.Name),
-		})
-	}
-	if d.direct != nil {
-		s.Relay = d.direct.Status()
-	} else {
-		s.Relay = d.relay.Status()
-		s.Journal = &journalStatus{Full: d.journal.Full()}
-		s.Journal.First, s.Journal.Next = d.journal.Bounds()
-		if err := d.journal.Err(); err != nil {
-			s.Journal.Failed = err.Error()
-		}
-	}
-	ctx, cancel := context.WithTimeout(q.Context(), 2*time.Second)
-	defer cancel()
-	for _, name := range []string{d.sink.EventsStream(), d.sink.QuarantineStream()} {
-		info := streamInfo{Name: name}
-		if st, err := d.sink.State(ctx, name); err != nil {
-			info.Error = err.Error()
-		} else {
-			info.Messages, info.Bytes, info.LastSeq = st.Msgs, st.Bytes, st.LastSeq
-		}
-		s.NATS.Streams = append(s.NATS.Streams, info)
-	}
-	return s
-}
-
-// maskedPath is an endpoint's path with its token, a secret, left out.
-func maskedPath(e receiver.Endpoint) string {
-	if len(e.Tokens) > 0 {
-		return receiver.Path(e.Name, "<token>")
-	}
-	return receiver.Path(e.Name, "")
 }
 
 // natsName is how blessd shows up among a NATS server's connections.

@@ -119,6 +119,9 @@ func (d *daemon) erase(ctx context.Context, who person, dryRun bool, line *erase
 	}); err != nil {
 		return err
 	}
+	if !dryRun {
+		d.feed.forget()
+	}
 	if d.redeemer == nil {
 		return nil
 	}

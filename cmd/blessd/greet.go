@@ -36,7 +36,7 @@ func (d *daemon) greet(out io.Writer) error {
 	if d.cfg.noFile {
 		fmt.Fprintf(&b, "try:     %s send%s sendclean hard_bounce\n", self(), found)
 	}
-	fmt.Fprintf(&b, "status:  http://%s/-/status   /metrics   /-/ready\n", d.addresses.Admin)
+	fmt.Fprintf(&b, "status:  http://%s/   or  %s status%s\n", d.addresses.Admin, self(), found)
 	_, err := io.WriteString(out, b.String())
 	return err
 }

@@ -77,7 +77,8 @@ canonical events to NATS JetStream.`,
 	})
 	root.SetVersionTemplate("{{.Version}}")
 	root.AddCommand(
-		newServeCommand(), newCheckCommand(), newHealthCommand(), newSendCommand(), newTailCommand(), newReplayCommand(), newEraseCommand(), newSalvageCommand(),
+		newServeCommand(), newCheckCommand(), newHealthCommand(), newSendCommand(), newTailCommand(), newStatusCommand(),
+		newReplayCommand(), newEraseCommand(), newSalvageCommand(),
 		newDemoCommand(), newSchemaCommand(), newVersionCommand(),
 		newWebhooksCommand(),
 	)

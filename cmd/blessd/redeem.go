@@ -57,6 +57,7 @@ func (d *daemon) setEndpoints(es []receiver.Endpoint) error {
 	if err := d.receiver.SetEndpoints(es); err != nil {
 		return err
 	}
+	d.recent.setEndpoints(es)
 	if d.redeemer == nil {
 		return nil
 	}

@@ -170,6 +170,11 @@ func (d *daemon) reload(trigger string, read func() (reloaded, error)) reloaded 
 	if d.reloads.configOK && d.reloads.keysOK {
 		m.loaded.Set(1)
 	}
+	shown := *d.config.Load()
+	if shown.InForce = d.reloads.configOK && d.reloads.keysOK; len(r.refused) == 0 {
+		shown.Loaded = time.Now().UTC().Truncate(time.Second)
+	}
+	d.config.Store(&shown)
 	log := d.log.With(zap.String("trigger", trigger))
 	if len(r.refused) > 0 {
 		log.Error("not reloaded: what was in force stays in force", zap.Strings("problems", r.refused.heads()))

@@ -256,6 +256,19 @@ func (f *adminFlags) bind(cmd *cobra.Command) {
 
 // post sends in as JSON to the admin listener. The answer's status is 200.
 func (f *adminFlags) post(ctx context.Context, running *overrides, path string, in any) (*http.Response, error) {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return nil, fmt.Errorf("encode the request: %w", err)
+	}
+	return f.ask(ctx, running, http.MethodPost, path, body)
+}
+
+// get reads from the admin listener. The answer's status is 200.
+func (f *adminFlags) get(ctx context.Context, running *overrides, path string) (*http.Response, error) {
+	return f.ask(ctx, running, http.MethodGet, path, nil)
+}
+
+func (f *adminFlags) ask(ctx context.Context, running *overrides, method, path string, body []byte) (*http.Response, error) {
 	base := f.url
 	if base == "" {
 		_, a, err := findRunning(running)
@@ -266,15 +279,13 @@ func (f *adminFlags) post(ctx context.Context, running *overrides, path string, 
 	} else if u, err := url.Parse(base); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
 		return nil, fmt.Errorf("%w: --admin-url must be a URL like https://127.0.0.1:8081, without a password", errUsage)
 	}
-	body, err := json.Marshal(in)
-	if err != nil {
-		return nil, fmt.Errorf("encode the request: %w", err)
-	}
-	q, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimRight(base, "/")+path, bytes.NewReader(body))
+	q, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(base, "/")+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("reach the admin listener: %w", err)
 	}
-	q.Header.Set("Content-Type", "application/json")
+	if body != nil {
+		q.Header.Set("Content-Type", "application/json")
+	}
 	if f.authFile != "" {
 		b, err := os.ReadFile(f.authFile)
 		if err != nil {
