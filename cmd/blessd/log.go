@@ -22,7 +22,7 @@ func newLogger(level, format string) (*zap.Logger, error) {
 		c.Development = false
 		c.EncoderConfig.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
 		c.DisableCaller = true
-		if os.Getenv("NO_COLOR") == "" && isTerminal(os.Stderr) {
+		if colours(os.Stderr) {
 			c.EncoderConfig.EncodeLevel = zapcore.CapitalColorLevelEncoder
 		}
 	case "json":

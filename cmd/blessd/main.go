@@ -2,9 +2,10 @@
 // before it answers, and publishes them as canonical events to NATS JetStream.
 //
 // Each subcommand has a file of its own: serve runs the daemon, check validates
-// a configuration, send plays a provider, tail shows events, replay mends what was
-// quarantined, webhooks registers at the providers, demo shows all of it at once.
-// config.go is the reference of the configuration file, daemon.go the wiring.
+// a configuration, send plays a provider, tail shows events, status how the daemon
+// is, replay mends what was quarantined, webhooks registers at the providers, demo
+// shows all of it at once. config.go is the reference of the configuration file,
+// daemon.go the wiring.
 //
 // Exit status: 0 when all went well, 1 when something failed, 2 when the command
 // line was wrong. What is asked for goes to stdout, everything else to stderr.
@@ -82,6 +83,8 @@ canonical events to NATS JetStream.`,
 		newDemoCommand(), newSchemaCommand(), newVersionCommand(),
 		newWebhooksCommand(),
 	)
+	root.AddCommand(newTopics()...)
+	addCompletion(root)
 	argsAreUsage(root)
 	return root
 }

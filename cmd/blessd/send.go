@@ -627,7 +627,7 @@ func send(ctx context.Context, o sendOptions, out, talk io.Writer) error {
 		wait.SetLimit(rate.Limit(o.rate))
 	}
 	all := tally{Refused: make(map[int]int), start: time.Now()}
-	err = o.sendAll(ctx, parcels, wait, &all, out)
+	err = o.sendAll(ctx, parcels, wait, &all, out, talk)
 	if o.count > 1 && all.Sent > 0 {
 		err = errors.Join(err, o.summarize(out, &all))
 	}
@@ -637,8 +637,12 @@ func send(ctx context.Context, o sendOptions, out, talk io.Writer) error {
 	return err
 }
 
-func (o sendOptions) sendAll(ctx context.Context, parcels []parcel, wait *rate.Limiter, all *tally, out io.Writer) (err error) {
-	c := client()
+func (o sendOptions) sendAll(ctx context.Context, parcels []parcel, wait *rate.Limiter, all *tally, out, talk io.Writer) (err error) {
+	c, said := client(), all.start
+	total := 0
+	for _, p := range parcels {
+		total += o.count * len(p.samples)
+	}
 	for range o.count {
 		for _, p := range parcels {
 			h := p.hook
@@ -670,6 +674,10 @@ func (o sendOptions) sendAll(ctx context.Context, parcels []parcel, wait *rate.L
 				}
 				expected, note := judge(h, o.bad, r)
 				all.add(r, r.blessed(h.provider), expected)
+				if now := time.Now(); o.count > 1 && now.Sub(said) >= progressEvery {
+					fmt.Fprintf(talk, "%d of %d sent, %d acknowledged\n", all.Sent, total, all.Acknowledged)
+					said = now
+				}
 				if expected && o.count > 1 {
 					continue // the summary has it
 				}
