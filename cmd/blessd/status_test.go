@@ -211,7 +211,7 @@ func TestStatusIsDocumented(t *testing.T) {
 		}
 	}
 	for object, v := range map[string]any{
-		"(the whole)": status{}, "attention[]": attention{}, "config": configStatus{}, "endpoints[]": endpointStatus{}, "unmatched": requestCounts{},
+		"(the whole)": status{}, "attention[]": attention{}, "config": configStatus{}, "endpoints[]": endpointStatus{}, "provider_webhook": pollStatus{}, "unmatched": requestCounts{},
 		"requests[]": requestStatus{}, "journal": journalStatus{}, "relay": relay.Status{}, "stream_went_backwards[]": relay.Regress{}, "nats": natsStatus{},
 		"watchdog": sink.WatchdogState{}, "streams[]": streamInfo{}, "unverified": unverifiedStatus{}, "unverified.endpoints[]": unverifiedKept{},
 	} {
