@@ -89,7 +89,7 @@ func (e *Env) MountSmall(dir, options string) {
 func (e *Env) Unmount(dir string) {
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		err := syscall.Unmount(dir, 0)
-		if err == nil {
+		if err == nil || errors.Is(err, syscall.EINVAL) { // not mounted any more
 			return
 		}
 		if time.Now().After(deadline) {

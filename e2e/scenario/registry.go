@@ -16,6 +16,7 @@ var files = [][]Scenario{
 	diskScenarios,
 	natsScenarios,
 	huntScenarios,
+	powercutScenarios,
 }
 
 // All returns every scenario.

@@ -76,6 +76,8 @@ type Result struct {
 	// Conserved is whether the metrics were held against the ledger: not when a
 	// blessd was killed or restarted, since its counters end with it.
 	Conserved bool `json:"conserved"`
+	// Figures are what was measured, each a phrase: they are reported, not judged.
+	Figures []string `json:"figures,omitempty"`
 	ledger.Verdict
 	Began   time.Time `json:"began"`
 	Seconds float64   `json:"seconds"`
@@ -92,6 +94,9 @@ func (r *Result) String() string {
 	}
 	if len(r.Why) > 0 {
 		s += "  " + r.Short()
+	}
+	if len(r.Figures) > 0 {
+		s += "  [" + strings.Join(r.Figures, "; ") + "]"
 	}
 	return s
 }
@@ -137,7 +142,7 @@ func Run(ctx context.Context, s Scenario, o Options) *Result {
 	if err := e.remove(r.Outcome == Fail); err != nil {
 		r.Outcome, r.Why = Fail, append(r.Why, err.Error())
 	}
-	r.Seconds = time.Since(r.Began).Seconds()
+	r.Figures, r.Seconds = e.figures, time.Since(r.Began).Seconds()
 	return r
 }
 
@@ -156,6 +161,7 @@ type Env struct {
 
 	mu       sync.Mutex
 	problems []string
+	figures  []string
 	skipped  string
 	cleanups []func()
 
@@ -220,6 +226,15 @@ func (e *Env) Logf(format string, args ...any) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	fmt.Fprintf(e.o.Log, "%s: %s\n", e.name, fmt.Sprintf(format, args...))
+}
+
+// Figuref notes a figure for the table of results, in a few words.
+func (e *Env) Figuref(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	e.Logf("%s", text)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.figures = append(e.figures, text)
 }
 
 // Failed tells whether something is wrong already.
