@@ -14,9 +14,9 @@ import (
 // image is a file system of its own in an image file, which can be copied as it is
 // at one moment, as if the power went away.
 type image struct {
-	env       *Env
+	env      *Env
 	file, at string
-	cuts      int
+	cuts     int
 }
 
 // disk makes a file system and mounts it, or skips the scenario where that is not

@@ -54,6 +54,9 @@ func (e *Env) PostTo(base string, d *Delivery) *Reply {
 		return &Reply{Err: err}
 	}
 	r := e.exchange(base, d)
+	if r.Status == http.StatusServiceUnavailable && r.Header.Get("Retry-After") == "" {
+		e.Errorf("503 without Retry-After: %.200s", r.Body)
+	}
 	answer := ledger.Answer{UID: d.UID, Attempt: attempt, Status: r.Status, Exact: r.exact}
 	if r.Err != nil {
 		answer.Error = r.Err.Error()

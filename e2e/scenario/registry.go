@@ -17,6 +17,8 @@ var files = [][]Scenario{
 	natsScenarios,
 	huntScenarios,
 	powercutScenarios,
+	diskfullScenarios,
+	diskerrorScenarios,
 }
 
 // All returns every scenario.
