@@ -19,6 +19,7 @@ var files = [][]Scenario{
 	powercutScenarios,
 	diskfullScenarios,
 	diskerrorScenarios,
+	damageScenarios,
 }
 
 // All returns every scenario.
