@@ -629,3 +629,20 @@ func TestDialWaits(t *testing.T) {
 		t.Error("OnClosed was not called")
 	}
 }
+
+// TestUntrustedServer has a server whose certificate blessd does not trust: whoever
+// waits for it is told so.
+func TestUntrustedServer(t *testing.T) {
+	b := externalBackend(t, func(t *testing.T, so *server.Options, do *sink.ExternalOptions) {
+		mutualTLS(t, so, do)
+		_, _, do.TLS.CAFile = certificate(t, nil, nil)
+	})
+	s := newSink(t, b.nc, defaults())
+	until(t, "the error says what is wrong with the certificate", func() bool {
+		err := s.Ensure(testContext(t))
+		if !errors.Is(err, nats.ErrDisconnected) {
+			t.Fatalf("error %v, want one for want of a connection", err)
+		}
+		return strings.Contains(err.Error(), "certificate signed by unknown authority")
+	})
+}

@@ -83,12 +83,16 @@ func (s *Sink) Ensure(ctx context.Context) error {
 }
 
 // reachable returns why no request can be sent. Without it a request on a
-// connection that is not up fails for want of a buffer, which says nothing.
+// connection that is not up fails for want of a buffer, which says nothing; and of a
+// handshake that fails, as with a certificate, only the connection itself knows.
 func (s *Sink) reachable() error {
-	if !s.nc.IsConnected() {
-		return fmt.Errorf("not connected to NATS: %w", nats.ErrDisconnected)
+	if s.nc.IsConnected() {
+		return nil
 	}
-	return nil
+	if last := s.nc.LastError(); last != nil && !errors.Is(last, nats.ErrDisconnected) {
+		return fmt.Errorf("not connected to NATS: %w: %w", nats.ErrDisconnected, last)
+	}
+	return fmt.Errorf("not connected to NATS: %w", nats.ErrDisconnected)
 }
 
 // explained adds what an error means that the server does not explain.
