@@ -105,6 +105,8 @@ type Load struct {
 	// Retry sends what was refused or not answered again, as providers do, until it
 	// is blessed or the load stops.
 	Retry bool
+	// Seen, when not nil, gets every answer, from many goroutines.
+	Seen func(*Reply)
 	// Make, when not nil, makes the deliveries.
 	Make func(provider string) *Delivery
 }
@@ -198,6 +200,9 @@ func (t *Traffic) one(ctx context.Context, n int) {
 	d := t.load.Make(t.load.Providers[n%len(t.load.Providers)])
 	for {
 		r := b.Post(d)
+		if t.load.Seen != nil {
+			t.load.Seen(r)
+		}
 		for {
 			was := t.slowest.Load()
 			if int64(r.Took) <= was || t.slowest.CompareAndSwap(was, int64(r.Took)) {

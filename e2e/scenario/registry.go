@@ -20,6 +20,14 @@ var files = [][]Scenario{
 	diskfullScenarios,
 	diskerrorScenarios,
 	damageScenarios,
+	awayScenarios,
+	overloadScenarios,
+	clusterfaultScenarios,
+	handoverScenarios,
+	natstlsScenarios,
+	consumerScenarios,
+	clockScenarios,
+	soakScenarios,
 }
 
 // All returns every scenario.
