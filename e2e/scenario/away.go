@@ -55,13 +55,13 @@ func natsAway(e *Env) {
 		back.Sub(gone).Seconds(), float64(eventsPerSecond), backlog, took, published/took/max(inflow, 1), inflow)
 	e.Rules.NothingRefused = true
 	e.Wait("the journal to be published", func() bool { return b.settled() })
-	e.inOrder()
+	e.receivedInOrder()
 }
 
-// inOrder fails when the events stream has requests in another order than that in
+// receivedInOrder fails when the events stream has requests in another order than that in
 // which blessd took them. Neighbours may have changed places by as long as a request
 // takes from its receipt to the journal.
-func (e *Env) inOrder() {
+func (e *Env) receivedInOrder() {
 	const tolerance = 5 * time.Second
 	r, err := ledger.NewReader(e.streams)
 	if err != nil {
