@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -125,7 +126,8 @@ func (n *NATS) JetStream() jetstream.JetStream {
 
 // JetStream connects to a server until the scenario is over.
 func (e *Env) JetStream(url string) jetstream.JetStream {
-	nc, err := nats.Connect(url, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1))
+	// Of a cluster's servers the one that it is connected to may be the frozen one.
+	nc, err := nats.Connect(url, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2))
 	if err != nil {
 		e.Fatalf("connect to %s: %v", url, err)
 	}

@@ -25,7 +25,7 @@ func powerCuts(c Config, cuts int) func(*Env) {
 		b := e.BlessdLater(c)
 		d := e.disk(1<<30+int64(cuts)<<26, b.DataDir())
 		b.Start()
-		load := e.Load(b, Load{Retry: true, Pause: 10 * time.Millisecond})
+		load := e.Load(b, Load{Retry: true, Pause: 25 * time.Millisecond})
 		for i := range cuts {
 			load.MoreBlessed(100)
 			if i%2 == 1 && c.Acknowledge != "stream" {
