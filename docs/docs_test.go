@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/blessd/blessd/e2e/scenario"
 	"github.com/blessd/blessd/event"
 )
 
@@ -415,6 +416,37 @@ func TestNoLooseEnds(t *testing.T) {
 		for _, mark := range []string{"TODO", "FIXME", "XXX"} {
 			if before, _, found := strings.Cut(text, mark); found {
 				t.Errorf("%s, line %d: %q", page, 1+strings.Count(before, "\n"), mark)
+			}
+		}
+	}
+}
+
+// TestGuarantees holds docs/guarantees.md against the README, sentence by sentence,
+// and against the bench: every scenario that it names exists.
+func TestGuarantees(t *testing.T) {
+	page := read(t, "docs/guarantees.md")
+	_, promise, _ := strings.Cut(read(t, "README.md"), "\n## What is promised\n")
+	quote, _, _ := strings.Cut(strings.TrimSpace(promise), "\n\n")
+	quote = strings.Join(strings.Fields(strings.ReplaceAll(quote, ">", "")), " ")
+	for _, cells := range rows(page[:strings.Index(page, "What the README says besides")]) {
+		before := len(quote)
+		quote = strings.TrimLeft(strings.Replace(quote, cells[0], "", 1), " ,.")
+		if len(quote) == before {
+			t.Errorf("docs/guarantees.md: the README does not promise %q", cells[0])
+		}
+	}
+	if quote != "" {
+		t.Errorf("docs/guarantees.md says nothing of the README's promise %q", quote)
+	}
+	known := map[string]bool{}
+	for _, s := range scenario.All() {
+		known[s.Name] = true
+	}
+	shown, _, _ := strings.Cut(page, "<!-- from here on: bench table -->")
+	for _, cells := range rows(shown) {
+		for _, name := range codes(cells[1]) {
+			if !known[name] && name != "failpoint-…" {
+				t.Errorf("docs/guarantees.md names the scenario %q, which does not exist", name)
 			}
 		}
 	}

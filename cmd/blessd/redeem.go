@@ -81,14 +81,22 @@ func (d *daemon) redeemAgain() {
 	}
 }
 
+// redeemLate is when what was asked for is done once more: a delivery that was being
+// refused by the old keys may have been kept just behind the first time.
+const redeemLate = 5 * time.Second
+
 // start redeems whenever it is asked to.
 func (r *redeemer) start(to *receiver.Receiver) {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
 	r.runs.Go(func() {
+		var late <-chan time.Time
 		for {
 			select {
 			case <-r.again:
+				late = time.After(redeemLate)
+			case <-late:
+				late = nil
 			case <-ctx.Done():
 				return
 			}

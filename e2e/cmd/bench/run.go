@@ -194,8 +194,8 @@ func table(_ context.Context, args []string) int {
 	for _, x := range newest { // of a scenario that is no more
 		rows = append(rows, x)
 	}
-	fmt.Println("| scenario | faults | it proves | result | events | lost | ghosts | changed | duplicates | refused | longest refusal | metrics equal the ledger | date | commit |")
-	fmt.Println("| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- | --- |")
+	fmt.Println("| scenario | faults | it proves | result | events | lost | ghosts | changed | duplicates | refused | longest refusal | metrics equal the ledger | measured | date | commit |")
+	fmt.Println("| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- | --- | --- |")
 	for _, x := range rows {
 		result := string(x.Outcome)
 		if x.Outcome != scenario.Pass {
@@ -205,9 +205,9 @@ func table(_ context.Context, args []string) int {
 		if x.Conserved {
 			conserved = "yes"
 		}
-		fmt.Printf("| `%s` | %s | %s | %s | %d | %d | %d | %d | %d | %d | %.1f s | %s | %s | %s |\n",
+		fmt.Printf("| `%s` | %s | %s | %s | %d | %d | %d | %d | %d | %d | %.1f s | %s | %s | %s | %s |\n",
 			x.Scenario, strings.Join(x.Faults, " "), x.Proves, result, x.Events, x.Lost, x.Ghosts, x.Changed, x.Duplicates,
-			x.Refused, x.LongestRefusal.Seconds(), conserved, x.Began.Format("2006-01-02"), x.commit)
+			x.Refused, x.LongestRefusal.Seconds(), conserved, strings.ReplaceAll(strings.Join(x.Figures, "; "), "|", "\\|"), x.Began.Format("2006-01-02"), x.commit)
 	}
 	return 0
 }
