@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 	"text/tabwriter"
 
-	"github.com/goccy/go-json"
 	"github.com/spf13/cobra"
 )
 
@@ -96,26 +94,10 @@ func erase(ctx context.Context, running *overrides, admin adminFlags, o *eraseRe
 	if err != nil {
 		return err
 	}
-	return readLines(ctx, answer, func(b []byte) (last bool, err error) {
-		var line eraseLine
-		if err := json.Unmarshal(b, &line); err != nil {
-			return false, errNotBlessd
-		}
-		if !line.Done {
-			line.progress(talk)
-			return false, nil
-		}
-		if format == "json" {
-			_, err = out.Write(b)
-		} else {
-			err = line.show(out)
-		}
-		if err == nil && line.Error != "" {
-			err = errors.New(line.Error)
-		}
-		return true, err
-	})
+	return showLines[eraseLine](ctx, answer, format, out, talk)
 }
+
+func (l *eraseLine) ended() (last bool, why string) { return l.Done, l.Error }
 
 func (l *eraseLine) progress(talk io.Writer) {
 	switch n := len(l.Places); {

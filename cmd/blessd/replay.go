@@ -128,32 +128,23 @@ func replay(ctx context.Context, running *overrides, admin adminFlags, o *replay
 	if err != nil {
 		return err
 	}
-	return readLines(ctx, answer, func(b []byte) (last bool, err error) {
-		var line replayLine
-		if err := json.Unmarshal(b, &line); err != nil {
-			return false, errNotBlessd
-		}
-		if !line.Done {
-			line.progress(talk)
-			return false, nil
-		}
-		if format == "json" {
-			_, err = out.Write(b)
-		} else {
-			err = line.show(out)
-		}
-		if err == nil && line.Error != "" {
-			err = errors.New(line.Error)
-		}
-		return true, err
-	})
+	return showLines[replayLine](ctx, answer, format, out, talk)
+}
+
+// progressLine is a line of an answer of the admin listener about work that takes long.
+type progressLine[T any] interface {
+	*T
+	// ended says whether it is the last one, and why the work ended early.
+	ended() (last bool, why string)
+	progress(talk io.Writer)
+	show(out io.Writer) error
 }
 
 // errNotBlessd says that the admin listener's answer is of another kind.
 var errNotBlessd = errors.New("what answers at the admin listener is not this version of blessd")
 
-// readLines hands the lines of an answer on until the last one.
-func readLines(ctx context.Context, answer *http.Response, each func(line []byte) (last bool, err error)) error {
+// showLines shows the lines of an answer: how far it is on talk, what came of it on out.
+func showLines[T any, L progressLine[T]](ctx context.Context, answer *http.Response, format string, out, talk io.Writer) error {
 	defer answer.Body.Close()
 	in := bufio.NewReader(answer.Body)
 	for {
@@ -164,11 +155,28 @@ func readLines(ctx context.Context, answer *http.Response, each func(line []byte
 			}
 			return fmt.Errorf("blessd broke off: what was done is done, and the same command does the rest: %w", err)
 		}
-		if last, err := each(b); last || err != nil {
-			return err
+		line := L(new(T))
+		if err := json.Unmarshal(b, line); err != nil {
+			return errNotBlessd
 		}
+		last, why := line.ended()
+		switch {
+		case !last:
+			line.progress(talk)
+			continue
+		case format == "json":
+			_, err = out.Write(b)
+		default:
+			err = line.show(out)
+		}
+		if err == nil && why != "" {
+			err = errors.New(why)
+		}
+		return err
 	}
 }
+
+func (l *replayLine) ended() (last bool, why string) { return l.Done, l.Error }
 
 func (l *replayLine) progress(talk io.Writer) {
 	switch {
