@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -263,9 +264,7 @@ func deliver(t *testing.T, client *http.Client, method, target string, header ht
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, values := range header {
-		q.Header[name] = values
-	}
+	maps.Copy(q.Header, header)
 	q.Header.Set("Content-Type", contentType)
 	q.Header.Set("Accept-Encoding", "gzip, br")
 	a, err := client.Do(q)

@@ -94,7 +94,8 @@ func erase(ctx context.Context, running *overrides, admin adminFlags, o *eraseRe
 	if err != nil {
 		return err
 	}
-	return showLines[eraseLine](ctx, answer, format, out, talk)
+	defer answer.Body.Close()
+	return showLines[eraseLine](ctx, answer.Body, format, out, talk)
 }
 
 func (l *eraseLine) ended() (last bool, why string) { return l.Done, l.Error }

@@ -128,7 +128,8 @@ func replay(ctx context.Context, running *overrides, admin adminFlags, o *replay
 	if err != nil {
 		return err
 	}
-	return showLines[replayLine](ctx, answer, format, out, talk)
+	defer answer.Body.Close()
+	return showLines[replayLine](ctx, answer.Body, format, out, talk)
 }
 
 // progressLine is a line of an answer of the admin listener about work that takes long.
@@ -144,9 +145,8 @@ type progressLine[T any] interface {
 var errNotBlessd = errors.New("what answers at the admin listener is not this version of blessd")
 
 // showLines shows the lines of an answer: how far it is on talk, what came of it on out.
-func showLines[T any, L progressLine[T]](ctx context.Context, answer *http.Response, format string, out, talk io.Writer) error {
-	defer answer.Body.Close()
-	in := bufio.NewReader(answer.Body)
+func showLines[T any, L progressLine[T]](ctx context.Context, answer io.Reader, format string, out, talk io.Writer) error {
+	in := bufio.NewReader(answer)
 	for {
 		b, err := in.ReadBytes('\n')
 		if err != nil {
