@@ -18,7 +18,7 @@ import (
 
 var overloadScenarios = []Scenario{
 	{
-		Name: "overload", Faults: []string{"F30"}, Tier: 0,
+		Name: "overload", Faults: []string{"F30"}, Tier: 1,
 		Proves: "Three times as many requests as can be answered are answered or refused, memory stays bounded, and afterwards everything is as before.",
 		Run:    overload,
 	},

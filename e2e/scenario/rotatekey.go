@@ -21,7 +21,7 @@ var rotateKeyScenarios = []Scenario{
 		Run:    func(e *Env) { rotateKey(e, 3*time.Second, false) },
 	},
 	{
-		Name: "rotate-key-late", Faults: []string{"F34"}, Tier: 0,
+		Name: "rotate-key-late", Faults: []string{"F34"}, Tier: 1,
 		Proves: "The same with an answer that takes 10 s, and a provider that never sends again what was refused: all of it is in the stream once the key is there.",
 		Run:    func(e *Env) { rotateKey(e, 10*time.Second, false) },
 	},
