@@ -51,7 +51,9 @@ func (e *Env) Judge() (v *ledger.Verdict, conserved bool) {
 	differences := e.settle(book, url, conserved)
 	e.Logf("settled in %.1f s", time.Since(began).Seconds())
 	began = time.Now()
-	ctx, cancel := context.WithTimeout(e.ctx, e.o.Limit)
+	// The reader gives up a server that sends nothing; how long all of it takes depends
+	// on how much there is, a million events for the longest scenarios.
+	ctx, cancel := context.WithTimeout(e.ctx, max(e.o.Limit, time.Hour))
 	defer cancel()
 	// Whatever was seen while waiting, this is what counts: a fresh connection, from
 	// the first message.
