@@ -145,11 +145,10 @@ what is and what to do; 2 when the command line is wrong.`,
 
 // newKeyRotation finds the endpoint and its provider's API.
 func newKeyRotation(running *overrides, admin adminFlags, name string) (*keyRotation, error) {
-	all, err := loadWebhooks(running, []string{name})
+	m, err := loadWebhook(running, name)
 	if err != nil {
 		return nil, err
 	}
-	m := all[0]
 	if err := m.canRotate(); err != nil {
 		return nil, err
 	}

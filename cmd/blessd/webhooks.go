@@ -102,6 +102,15 @@ type managed struct {
 	api     webhookPlanner // *manage.SendClean, *manage.Mailgun or *manage.Vision6
 }
 
+// loadWebhook is loadWebhooks for the one endpoint that a command is about.
+func loadWebhook(o *overrides, name string) (*managed, error) {
+	all, err := loadWebhooks(o, []string{name})
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
+}
+
 // loadWebhooks returns the endpoints of these names, or all, in the order of the
 // configuration, with their clients. Nothing is called yet.
 func loadWebhooks(o *overrides, names []string) ([]*managed, error) {

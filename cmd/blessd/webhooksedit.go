@@ -72,18 +72,17 @@ includes the whole URL: its token is a secret.`,
 			if err := f.check(); err != nil {
 				return err
 			}
-			all, err := loadWebhooks(&f.overrides, names)
+			m, err := loadWebhook(&f.overrides, names[0])
 			if err != nil {
 				return err
 			}
-			m := all[0]
 			if m.api == nil {
 				return m.writeByHand(cmd.OutOrStdout(), f.format)
 			}
 			if err := c.over(cmd, m); err != nil {
 				return err
 			}
-			plans, err := planWebhooks(cmd.Context(), all)
+			plans, err := planWebhooks(cmd.Context(), []*managed{m})
 			if err != nil {
 				return err
 			}
@@ -172,11 +171,10 @@ What differs from the configuration afterwards is what apply would change back.`
 			if !given("events") && !given("description") && !given("store-log") {
 				return fmt.Errorf("%w: nothing to change: give --events, --description or --store-log", errUsage)
 			}
-			all, err := loadWebhooks(&f.overrides, names)
+			m, err := loadWebhook(&f.overrides, names[0])
 			if err != nil {
 				return err
 			}
-			m := all[0]
 			if m.api == nil {
 				return m.byHandError()
 			}
@@ -269,11 +267,10 @@ The key of a webhook that is gone counts for another day, for what is tried agai
 			if err := f.check(); err != nil {
 				return err
 			}
-			all, err := loadWebhooks(&f.overrides, names)
+			m, err := loadWebhook(&f.overrides, names[0])
 			if err != nil {
 				return err
 			}
-			m := all[0]
 			var targets []string
 			switch api := m.api.(type) {
 			case *manage.SendClean:

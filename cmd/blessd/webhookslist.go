@@ -255,11 +255,10 @@ be asked.`,
 			if err := f.check(); err != nil {
 				return err
 			}
-			all, err := loadWebhooks(&f.overrides, names)
+			m, err := loadWebhook(&f.overrides, names[0])
 			if err != nil {
 				return err
 			}
-			m := all[0]
 			if m.api == nil {
 				return m.byHandError()
 			}
