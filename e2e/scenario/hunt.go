@@ -4,6 +4,7 @@ import (
 	"context"
 	"debug/buildinfo"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -25,16 +26,27 @@ var huntScenarios = slices.Concat(huntWireScenarios, huntStrangerScenarios, hunt
 
 // Seeded makes the scenario use a blessd with failpoints. Nothing is switched on in it
 // unless the environment says so.
-func (e *Env) Seeded() {
-	if isSeeded(e.o.Binary) {
+func (e *Env) Seeded() { e.useSeeded(seed.Binary, seed.Tag, seed.Build) }
+
+// useSeeded has the scenario use a program with that build tag, which is built when it
+// is the first to want it.
+func (e *Env) useSeeded(name, tag string, build func(ctx context.Context, module, dir string) (string, error)) {
+	if hasTag(e.o.Binary, tag) {
 		return
 	}
 	seededMu.Lock()
 	defer seededMu.Unlock()
 	dir := filepath.Join(filepath.Dir(e.o.Binary), "seeded")
-	binary := filepath.Join(dir, seed.Binary)
+	binary := filepath.Join(dir, name)
 	if _, err := os.Stat(binary); err != nil {
-		if binary, err = BuildSeeded(e.ctx, dir); err != nil {
+		root, err := module(e.ctx)
+		if err == nil {
+			binary, err = build(e.ctx, root, dir)
+		}
+		if errors.Is(err, seed.ErrToolchain) {
+			e.Skipf("%v", err)
+		}
+		if err != nil {
 			e.Fatalf("%v", err)
 		}
 	}
@@ -53,9 +65,11 @@ func BuildSeeded(ctx context.Context, dir string) (string, error) {
 
 var seededMu sync.Mutex // for building it once
 
-func isSeeded(binary string) bool {
+func hasTag(binary, tag string) bool {
 	info, err := buildinfo.ReadFile(binary)
-	return err == nil && slices.ContainsFunc(info.Settings, func(s debug.BuildSetting) bool { return s.Key == "-tags" && s.Value == seed.Tag })
+	return err == nil && slices.ContainsFunc(info.Settings, func(s debug.BuildSetting) bool {
+		return s.Key == "-tags" && slices.Contains(strings.Split(s.Value, ","), tag)
+	})
 }
 
 // failpoint is the environment for one; see package seeded.

@@ -97,6 +97,8 @@ const (
 	Tag = "seeded"
 	// Binary is the name of the seeded program.
 	Binary = "blessd-seeded"
+	// ClockBinary is that of the program with a clock that can be stepped.
+	ClockBinary = "blessd-seeded-clock"
 )
 
 // change is one replacement, whoever wants it.
@@ -220,8 +222,8 @@ func apply(file string, source []byte, cs []change) ([]byte, error) {
 }
 
 // Overlay writes the copies into dir, and the file for the go command's -overlay,
-// whose path it returns.
-func Overlay(module, dir string) (string, error) {
+// whose path it returns. Files of other modules can be replaced, too, by path.
+func Overlay(module, dir string, others map[string][]byte) (string, error) {
 	module, err := filepath.Abs(module)
 	if err != nil {
 		return "", err
@@ -230,8 +232,15 @@ func Overlay(module, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	replace := make(map[string]string, len(copies))
+	files := maps.Clone(others)
+	if files == nil {
+		files = map[string][]byte{}
+	}
 	for file, text := range copies {
+		files[filepath.Join(module, file)] = text
+	}
+	replace := make(map[string]string, len(files))
+	for file, text := range files {
 		at := filepath.Join(dir, file)
 		if err := os.MkdirAll(filepath.Dir(at), 0o700); err != nil {
 			return "", err
@@ -239,7 +248,7 @@ func Overlay(module, dir string) (string, error) {
 		if err := os.WriteFile(at, text, 0o600); err != nil {
 			return "", err
 		}
-		replace[filepath.Join(module, file)] = at
+		replace[file] = at
 	}
 	b, err := json.MarshalIndent(map[string]any{"Replace": replace}, "", "  ")
 	if err != nil {
@@ -252,12 +261,16 @@ func Overlay(module, dir string) (string, error) {
 // Build builds the seeded program into dir and returns its path. The module's
 // directory is only read.
 func Build(ctx context.Context, module, dir string) (string, error) {
-	overlay, err := Overlay(module, filepath.Join(dir, "overlay"))
+	return build(ctx, module, dir, Binary, Tag, nil)
+}
+
+func build(ctx context.Context, module, dir, name, tags string, others map[string][]byte) (string, error) {
+	overlay, err := Overlay(module, filepath.Join(dir, "overlay"), others)
 	if err != nil {
 		return "", fmt.Errorf("seed blessd: %w", err)
 	}
-	binary := filepath.Join(dir, Binary)
-	cmd := exec.CommandContext(ctx, "go", "build", "-tags", Tag, "-overlay", overlay, "-o", binary, "./cmd/blessd")
+	binary := filepath.Join(dir, name)
+	cmd := exec.CommandContext(ctx, "go", "build", "-tags", tags, "-overlay", overlay, "-o", binary, "./cmd/blessd")
 	cmd.Dir = module
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the seeded blessd: %w\n%s", err, out)

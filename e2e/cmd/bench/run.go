@@ -36,14 +36,14 @@ func list(context.Context, []string) int {
 }
 
 // scales are how much more is done in each tier.
-var scales = []float64{1, 20, 100}
+var scales = []float64{1, 10, 100}
 
 func run(ctx context.Context, args []string) int {
 	f := flag.NewFlagSet("bench run", flag.ContinueOnError)
 	tier := f.Int("tier", 0, "run the scenarios of this tier and those below: 0, 1 or 2")
 	only := f.String("run", "", "run the scenarios whose names match this `regexp`, of whatever tier")
 	binary := f.String("binary", "", "the `path` of the blessd to test (default: built from this source)")
-	scale := f.Float64("scale", 0, "multiply cycles and durations by this (default 1, 20 or 100 by tier)")
+	scale := f.Float64("scale", 0, "multiply cycles and durations by this (default 1, 10 or 100 by tier)")
 	out := f.String("o", "", "write the results to this `file`, as JSON")
 	keep := f.String("keep", "", "keep the ledgers and logs of scenarios that fail in this `directory`")
 	verbose := f.Bool("v", false, "say what happens")
