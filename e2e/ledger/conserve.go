@@ -113,6 +113,23 @@ func (b *Book) Conserve(m Metrics, r Rules) ([]string, error) {
 			}
 		}
 	}
+	for u, n := range r.Unbooked {
+		k := by[u.Endpoint]
+		if k == nil {
+			k = &books{codes: map[int]int{}}
+			by[u.Endpoint] = k
+		}
+		if u.Status == 0 {
+			k.unanswered += n
+			k.perhaps += n * u.Events
+			continue
+		}
+		k.codes[u.Status] += n
+		if u.Status == 200 {
+			k.acked += n
+			k.events += n * u.Events
+		}
+	}
 	var all []string
 	between := func(what string, got float64, low, high int) {
 		switch {

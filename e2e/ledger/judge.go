@@ -35,8 +35,19 @@ type Rules struct {
 	// Again says that events were published more than once for a good reason, so that
 	// the metrics count more of them than the ledger.
 	Again bool
-	// Unbooked says that requests were sent that are not in the ledger.
-	Unbooked bool
+	// Unbooked are the answers to requests that are not in the ledger, and how many
+	// there were of each. What is stored of them is a ghost.
+	Unbooked map[Unbooked]int
+}
+
+// Unbooked is the answer to a request that is not in the ledger.
+type Unbooked struct {
+	// Endpoint is what the metrics call it: "unmatched" when the path is nobody's.
+	Endpoint string
+	// Status is 0 when there was no answer.
+	Status int
+	// Events are those in the request.
+	Events int
 }
 
 // Verdict is what the ledger says of a run. Deliveries are requests with all their

@@ -100,7 +100,7 @@ func (e *Env) receivedInOrder() {
 func journalFull(e *Env) {
 	c := e.Cluster()
 	js := e.JetStream(c.URL())
-	b := e.Blessd(Config{NATS: c.URL(), Stream: "replicas: 3, max_bytes: 256MiB", Quarantine: "max_bytes: 16MiB", Journal: "max_bytes: 2MiB"})
+	b := e.Blessd(Config{NATS: c.URL(), Stream: "replicas: 3, max_bytes: 8GiB", Quarantine: "max_bytes: 16MiB", Journal: "max_bytes: 2MiB"})
 	e.Wait("the streams", func() bool { return c.Whole(js) && c.Stream(js, ledger.Quarantine) != nil })
 	load := e.Load(b, Load{Retry: true, Pause: 20 * time.Millisecond})
 	for range e.Times(2) {

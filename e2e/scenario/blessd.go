@@ -23,7 +23,8 @@ type Config struct {
 	// Acknowledge is "journal", the default, or "stream".
 	Acknowledge string
 	// Stream and Quarantine are what is in these sections of the configuration, like
-	// "max_bytes: 1MiB, when_full: refuse".
+	// "max_bytes: 1MiB, when_full: refuse". By default the stream has room for all that
+	// the largest scale sends.
 	Stream, Quarantine string
 	// Journal likewise, by default "max_bytes: 1GiB".
 	Journal string
@@ -104,7 +105,7 @@ func (b *Blessd) Configure(c Config) {
 	} else {
 		fmt.Fprintf(&y, "  embedded: {listen: \"127.0.0.1:0\"%s}\n", prefixed(c.Embedded))
 	}
-	fmt.Fprintf(&y, "  stream: {%s}\n  quarantine: {%s}\n", or(c.Stream, "max_bytes: 1GiB"), or(c.Quarantine, "max_bytes: 128MiB"))
+	fmt.Fprintf(&y, "  stream: {%s}\n  quarantine: {%s}\n", or(c.Stream, "max_bytes: 8GiB"), or(c.Quarantine, "max_bytes: 128MiB"))
 	if c.Acknowledge != "stream" {
 		fmt.Fprintf(&y, "journal: {%s}\n", or(c.Journal, "max_bytes: 1GiB"))
 	}

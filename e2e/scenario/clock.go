@@ -19,7 +19,7 @@ var clockScenarios = []Scenario{
 	{
 		Name: "clock-steps-embedded", Faults: []string{"F21"}, Tier: 1,
 		Proves: "The same holds with the embedded server, whose clock it is, too, as long as events are to stay for ever.",
-		Run:    func(e *Env) { clockSteps(e, Config{Stream: "max_bytes: 1GiB, max_age: 0s"}) },
+		Run:    func(e *Env) { clockSteps(e, Config{Stream: "max_bytes: 8GiB, max_age: 0s"}) },
 	},
 	{
 		Name: "clock-wrong-at-start", Faults: []string{"F12", "F19", "F21"}, Tier: 1,
@@ -96,7 +96,7 @@ func clockSteps(e *Env, c Config) {
 // clockWrongAtStart ends and starts blessd while the clock is wrong.
 func clockWrongAtStart(e *Env) {
 	clock := e.stepClock()
-	b := e.Blessd(Config{Stream: "max_bytes: 1GiB, max_age: 0s", Env: clock.env()})
+	b := e.Blessd(Config{Stream: "max_bytes: 8GiB, max_age: 0s", Env: clock.env()})
 	load := e.Load(b, Load{Providers: []string{"sendclean", "sarv", "enkod", "vision6"}})
 	for range e.Times(1) {
 		for _, wrong := range []time.Duration{hour, 10 * year, -hour, -10 * year, 0} {

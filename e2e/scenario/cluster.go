@@ -114,12 +114,12 @@ func (c *Cluster) Whole(js jetstream.JetStream) bool {
 func leaderKilled(e *Env) {
 	c := e.Cluster()
 	js := e.JetStream(c.URL())
-	first := e.Blessd(Config{NATS: c.URL(), Stream: "replicas: 3, max_bytes: 256MiB", Quarantine: "max_bytes: 16MiB"})
+	first := e.Blessd(Config{NATS: c.URL(), Stream: "replicas: 3, max_bytes: 8GiB", Quarantine: "max_bytes: 16MiB"})
 	e.Wait("the streams", func() bool {
 		return c.Stream(js, ledger.Events) != nil && c.Stream(js, ledger.Quarantine) != nil
 	})
 	// The second finds the streams made, and goes by the replicas that they have.
-	second := e.Blessd(Config{NATS: c.URL(), Stream: "max_bytes: 256MiB", Quarantine: "max_bytes: 16MiB"})
+	second := e.Blessd(Config{NATS: c.URL(), Stream: "max_bytes: 8GiB", Quarantine: "max_bytes: 16MiB"})
 	load := e.LoadAll([]*Blessd{first, second}, Load{Senders: 8, Pause: 30 * time.Millisecond})
 	stored := func() uint64 {
 		if i := c.Stream(js, ledger.Events); i != nil {

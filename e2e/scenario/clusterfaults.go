@@ -29,11 +29,11 @@ func (e *Env) twoOnCluster() (*Cluster, [2]*Blessd) {
 	c := e.Cluster()
 	js := e.JetStream(c.URL())
 	quarantine := "max_bytes: 16MiB"
-	first := e.Blessd(Config{NATS: c.URL(), Stream: "replicas: 3, max_bytes: 1GiB", Quarantine: quarantine})
+	first := e.Blessd(Config{NATS: c.URL(), Stream: "replicas: 3, max_bytes: 8GiB", Quarantine: quarantine})
 	e.Wait("the streams", func() bool {
 		return c.Stream(js, ledger.Events) != nil && c.Stream(js, ledger.Quarantine) != nil
 	})
-	return c, [2]*Blessd{first, e.Blessd(Config{NATS: c.URL(), Stream: "max_bytes: 1GiB", Quarantine: quarantine})}
+	return c, [2]*Blessd{first, e.Blessd(Config{NATS: c.URL(), Stream: "max_bytes: 8GiB", Quarantine: quarantine})}
 }
 
 // clusterFaults does something to the leader, three times with each scale, and undoes

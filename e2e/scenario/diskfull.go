@@ -55,7 +55,7 @@ func natsDiskFull(e *Env) {
 		e.Fatalf("%v", err)
 	}
 	at := filepath.Join(b.DataDir(), "nats")
-	e.disk(512<<20, at)
+	e.disk(512<<20+int64(e.Times(1))<<28, at) // what was published stays on it
 	b.Start()
 	load := e.Load(b, Load{Pause: 5 * time.Millisecond})
 	for n := range e.Times(1) {

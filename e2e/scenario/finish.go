@@ -96,7 +96,7 @@ func (e *Env) conserves() bool {
 			return false
 		}
 	}
-	return !e.Rules.Unbooked
+	return true
 }
 
 // settle waits until nothing is missing and the metrics agree, as long as there is

@@ -150,10 +150,30 @@ func (b *Blessd) Bless(d *Delivery) {
 	}
 }
 
+// unmatched is what the metrics call paths that are no endpoint's.
+const unmatched = "unmatched"
+
 // send posts behind the ledger's back.
-func (b *Blessd) send(d *Delivery) *Reply {
-	b.env.Rules.Unbooked = true
-	return b.env.exchange("http://"+b.where.Load().Hooks, d)
+func (b *Blessd) send(d *Delivery) *Reply { return b.sendAs(d.Name, d) }
+
+// sendAs is send where the metrics have another name for the endpoint.
+func (b *Blessd) sendAs(endpoint string, d *Delivery) *Reply {
+	r := b.env.exchange("http://"+b.where.Load().Hooks, d)
+	if r.Err == nil {
+		b.env.unbooked(ledger.Unbooked{Endpoint: endpoint, Status: r.Status, Events: d.Events}, 1)
+	}
+	return r
+}
+
+// unbooked enters answers to requests that are not in the ledger, so that the metrics
+// can be held against it all the same.
+func (e *Env) unbooked(u ledger.Unbooked, n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.Rules.Unbooked == nil {
+		e.Rules.Unbooked = map[ledger.Unbooked]int{}
+	}
+	e.Rules.Unbooked[u] += n
 }
 
 // run runs another command of blessd to its end.

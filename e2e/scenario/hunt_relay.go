@@ -167,7 +167,7 @@ func huntEndpointRemoved(e *Env) {
 	if code, text := b.Ask(http.MethodPost, "/-/reload"); code != http.StatusOK {
 		e.Fatalf("reload: %d %s", code, text)
 	}
-	if r := b.send(e.Delivery("mailgun")); r.Status != http.StatusNotFound {
+	if r := b.sendAs(unmatched, e.Delivery("mailgun")); r.Status != http.StatusNotFound {
 		e.Fatalf("the endpoint that was removed answers %d", r.Status)
 	}
 	b.Bless(e.Delivery("sendclean"))

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/blessd/blessd/e2e/ledger"
 )
 
 var huntWireScenarios = []Scenario{
@@ -31,7 +33,6 @@ func huntWire(e *Env) {
 		}
 	}
 	b.Settled()
-	e.Rules.Unbooked = true
 
 	// What is taken of this, once or many times, is one event.
 	uid := e.ledger.NewUID()
@@ -121,7 +122,26 @@ func (w *rawWire) say(text string) (answers []*Reply) {
 		}
 		body, err := io.ReadAll(a.Body)
 		_ = a.Body.Close()
-		answers = append(answers, &Reply{Status: a.StatusCode, Body: string(body), Header: a.Header, Err: err})
+		reply := &Reply{Status: a.StatusCode, Body: string(body), Header: a.Header, Err: err}
+		answers = append(answers, reply)
+		w.book(text, reply)
+	}
+}
+
+// book enters the answer to a request, or nil when none could be read.
+func (w *rawWire) book(request string, r *Reply) {
+	endpoint := unmatched
+	for _, p := range Endpoints {
+		if strings.Fields(request)[1] == p.Path() {
+			endpoint = p.Name
+		}
+	}
+	switch {
+	case r == nil:
+		w.e.unbooked(ledger.Unbooked{Endpoint: endpoint, Events: 1}, 1)
+	case strings.HasPrefix(r.Body, "400 Bad Request"): // by the HTTP server: blessd never heard of it
+	default:
+		w.e.unbooked(ledger.Unbooked{Endpoint: endpoint, Status: r.Status, Events: 1}, 1)
 	}
 }
 
@@ -142,8 +162,10 @@ func (w *rawWire) flood(head, body string) {
 		a, err := http.ReadResponse(bufio.NewReader(c), nil)
 		if err != nil {
 			refused++ // cut off, for the bytes that were not read
+			w.book(head, nil)
 			continue
 		}
+		w.book(head, &Reply{Status: a.StatusCode})
 		if a.StatusCode == http.StatusServiceUnavailable {
 			refused++
 		}

@@ -208,7 +208,7 @@ func othersStream(e *Env) {
 	if _, err := js.CreateStream(e.Context(), theirs); err != nil {
 		e.Fatalf("%v", err)
 	}
-	b := e.Blessd(Config{NATS: n.URL(), Stream: "max_bytes: 1GiB, when_full: refuse"})
+	b := e.Blessd(Config{NATS: n.URL(), Stream: "max_bytes: 8GiB, when_full: refuse"})
 	load := e.Load(b, Load{})
 	load.MoreBlessed(100)
 	b.WaitLog("it keeps only 1000000 messages")
@@ -233,7 +233,7 @@ func storeFull(e *Env) {
 			e.Fatalf("%v", err)
 		}
 	}
-	b := e.Blessd(Config{NATS: n.URL(), Stream: "max_bytes: 1GiB, when_full: refuse"})
+	b := e.Blessd(Config{NATS: n.URL(), Stream: "max_bytes: 8GiB, when_full: refuse"})
 	load := e.Load(b, Load{Senders: 4, Pause: 10 * time.Millisecond})
 	e.Wait("the server's storage to be full", func() bool { return b.Metric("blessd_publish_errors_total") > 0 })
 	load.MoreBlessed(100)

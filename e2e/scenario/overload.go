@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/blessd/blessd/e2e/ledger"
 )
 
 var overloadScenarios = []Scenario{
@@ -155,7 +157,6 @@ func idleAndSlow(e *Env) {
 		}
 		return a
 	}
-	e.Rules.Unbooked = true
 	before := light()
 	now, _ := b.memory()
 
@@ -236,6 +237,10 @@ func idleAndSlow(e *Env) {
 	}
 	during := light()
 	loaded, peak := b.memory()
+	acme := []string{"endpoint", "acme", "code", "408"}
+	b.WaitMetric(float64(n), "blessd_webhook_requests_total", acme...) // each slow one is given up
+	e.unbooked(ledger.Unbooked{Endpoint: "acme", Status: 408}, n)
+	e.unbooked(ledger.Unbooked{Endpoint: "acme", Status: 200}, n)
 	e.Figuref("%d idle and %d slow connections (blessd serves %d at once, this machine lets a process open %d files)", n, n, served, limit.Cur)
 	e.Figuref("p99 %d ms, without them %d ms; %d MiB of memory, %d at most, without them %d",
 		p99(during.blessed).Milliseconds(), p99(before.blessed).Milliseconds(), loaded, peak, now)
@@ -299,7 +304,6 @@ func fewDescriptors(e *Env) {
 	const files = 96
 	n := e.NATS()
 	b := e.Blessd(Config{NATS: n.URL(), Wrap: []string{"prlimit", fmt.Sprintf("--nofile=%d", files)}})
-	e.Rules.Unbooked = true // connections that send nothing are answered with 408
 	for range e.Times(2) {
 		load := e.Load(b, Load{Senders: 4})
 		load.MoreBlessed(200)
