@@ -31,7 +31,8 @@ type WatchdogOptions struct {
 	// server would soon be where it was. Default 64 MiB.
 	MinFree int64
 	// Backoff is the least time between two restarts. It doubles with each that
-	// does not help, up to MaxBackoff. Defaults: 10 s, 10 min.
+	// does not help for as long, up to MaxBackoff, unless what was missing was space:
+	// once there is, nothing speaks against the next one. Defaults: 10 s, 10 min.
 	Backoff, MaxBackoff time.Duration
 	// Log and Registerer are required.
 	Log        *zap.Logger
@@ -140,13 +141,24 @@ func (w *Watchdog) look(ctx context.Context) {
 		}
 		return
 	}
-	if time.Since(w.restarted) < w.backoff {
-		return
+	if w.due(time.Now()) {
+		w.restart(ctx, cause)
+	}
+}
+
+// due returns whether the server may be restarted already, and if so how long the
+// next restart has to wait.
+func (w *Watchdog) due(now time.Time) bool {
+	if w.waiting { // the disk was full again, for which the last restart is not to blame
+		return now.Sub(w.restarted) >= w.o.Backoff
+	}
+	if now.Sub(w.restarted) < w.backoff {
+		return false
 	}
 	if !w.restarted.IsZero() {
 		w.backoff = min(2*w.backoff, w.o.MaxBackoff)
 	}
-	w.restart(ctx, cause)
+	return true
 }
 
 // minUnanswered is how many publishes in a row must be without an answer. One may
@@ -209,6 +221,7 @@ func (w *Watchdog) restart(ctx context.Context, cause error) {
 	if w.waiting || strings.Contains(cause.Error(), "no space left") {
 		reason = RestartDiskFull
 	}
+	w.waiting = false
 	w.o.Log.Warn("restarting embedded NATS", zap.String("reason", reason))
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
