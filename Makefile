@@ -34,7 +34,9 @@ run: ## serve, without a configuration unless ARGS="-c FILE" names one
 test: ## vet, then all tests, with the race detector where there is a C compiler
 	@[ -n "$(RACE)" ] || echo "no C compiler: the tests run without the race detector"
 	$(GO) vet ./...
-	$(GO) test $(RACE) -timeout 30m ./...
+	@mkdir -p bin
+	BENCH_SKIPPED=$(CURDIR)/bin/bench-skipped $(GO) test $(RACE) -timeout 30m ./...
+	@if [ -s bin/bench-skipped ]; then echo "what the bench could not run here, and shows nothing of:"; cat bin/bench-skipped; fi
 
 browser: ## the status page in a real Chromium, if there is one
 	$(GO) -C internal/browser vet ./...
@@ -62,7 +64,7 @@ bench: ## run the benchmarks that match BENCH (all)
 bench-t0: ## break blessd in every way, some minutes; e2e/README.md says how
 	$(GO) run ./e2e/cmd/bench run -tier 0 -o bin/bench-t0.json $(ARGS)
 
-bench-t1: ## the same for hours
+bench-t1: bench-mutants ## the same for hours, and every seeded bug
 	$(GO) run ./e2e/cmd/bench run -tier 1 -o bin/bench-t1.json -keep bin/bench-t1 $(ARGS)
 
 bench-t2: ## the same for a day and more

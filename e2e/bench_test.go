@@ -13,14 +13,42 @@ import (
 
 func TestMain(m *testing.M) {
 	scenario.Child()
+	if file := os.Getenv(skippedEnv); file != "" {
+		if err := os.WriteFile(file, nil, 0o644); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	os.Exit(m.Run())
 }
 
-// TestTier0 breaks blessd in every way that has time with each commit.
+// skippedEnv names a file for what could not run here: a test that passes prints
+// nothing, and a skip must be seen.
+const skippedEnv = "BENCH_SKIPPED"
+
+// skipped adds a line to that file.
+func skipped(t *testing.T, line fmt.Stringer) {
+	file := os.Getenv(skippedEnv)
+	if file == "" {
+		return
+	}
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := fmt.Fprintln(f, line); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTier0 breaks blessd in every way that has time with each commit. Scenarios wait
+// more than they compute, so as many run at a time as there are cores.
 func TestTier0(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills processes for some minutes; skipped with -short")
 	}
+	t.Parallel()
 	binary, err := scenario.Build(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -30,11 +58,13 @@ func TestTier0(t *testing.T) {
 			continue
 		}
 		t.Run(s.Name, func(t *testing.T) {
+			t.Parallel()
 			r := scenario.Run(context.WithoutCancel(t.Context()), s, scenario.Options{Binary: binary, Log: lines{t}})
 			switch r.Outcome {
 			case scenario.Fail:
 				t.Errorf("%v", r)
 			case scenario.Skip:
+				skipped(t, r)
 				t.Skipf("%v", r)
 			case scenario.Pass:
 				t.Logf("%v", r)

@@ -14,6 +14,7 @@ func TestMutants(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills processes for some minutes; skipped with -short")
 	}
+	t.Parallel()
 	binary, err := scenario.BuildSeeded(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -30,6 +31,7 @@ func TestMutants(t *testing.T) {
 		case k.Caught:
 			t.Log(k)
 		case k.Skipped():
+			skipped(t, k)
 			t.Logf("SKIPPED: %v", k)
 		default:
 			t.Error(k)

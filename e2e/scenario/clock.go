@@ -55,7 +55,6 @@ func batchAgain(e *Env) {
 		e.Errorf("the stream is %+v, want one without atomic batches", i)
 	}
 	e.Rules.NothingRefused = true
-	e.Rules.Again = true
 }
 
 const hour, year = time.Hour, 365 * 24 * time.Hour
@@ -90,7 +89,6 @@ func clockSteps(e *Env, c Config) {
 	if n := load.Refused() + load.Unanswered(); n != 0 {
 		e.Errorf("%d requests were not blessed that have nothing to do with the clock", n)
 	}
-	e.Rules.Again = true // the same delivery, and Mailgun's, come again
 }
 
 // clockWrongAtStart ends and starts blessd while the clock is wrong.

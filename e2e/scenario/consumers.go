@@ -23,6 +23,9 @@ func consumerAbsent(e *Env) {
 	n := e.NATS()
 	b := e.Blessd(Config{NATS: n.URL(), Stream: "max_bytes: 1MiB"})
 	e.Wait("the stream", func() bool { return e.Stream(n.JetStream(), ledger.Events) != nil })
+	if c := e.Stream(n.JetStream(), ledger.Events).Config; c.MaxBytes != limit || c.MaxAge != 30*24*time.Hour || c.Discard != jetstream.DiscardOld {
+		e.Errorf("the stream keeps %d bytes for %v and discards %v, want what is configured, and the documented defaults", c.MaxBytes, c.MaxAge, c.Discard)
+	}
 	consumer, err := n.JetStream().CreateOrUpdateConsumer(e.ctx, ledger.Events, jetstream.ConsumerConfig{Durable: "absent", AckPolicy: jetstream.AckExplicitPolicy})
 	if err != nil {
 		e.Fatalf("%v", err)

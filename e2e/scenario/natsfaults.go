@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -77,12 +78,20 @@ var natsScenarios = []Scenario{
 			line := e.Line(n.URL())
 			b := e.Blessd(Config{NATS: line.URL()})
 			load := e.Load(b, Load{Pause: 20 * time.Millisecond})
-			for _, latency := range []time.Duration{50 * time.Millisecond, 500 * time.Millisecond} {
-				line.Latency(latency)
-				load.MoreBlessed(500 * e.Times(1))
-			}
+			line.Latency(50 * time.Millisecond)
+			load.MoreBlessed(500 * e.Times(1))
+			load.Stop()
+			const latency = 500 * time.Millisecond
+			line.Latency(latency)
+			a := &answers{}
+			load = e.Load(b, Load{Pause: 20 * time.Millisecond, Seen: a.see})
+			load.MoreBlessed(500 * e.Times(1))
 			line.Latency(0)
 			load.Stop()
+			slices.Sort(a.blessed)
+			if median := a.blessed[len(a.blessed)/2]; median >= latency/2 {
+				e.Errorf("half of the answers took %v and more, with a latency of %v to NATS: they seem to wait for it", median, latency)
+			}
 			e.Rules.NothingRefused = true
 		},
 	},
@@ -150,6 +159,7 @@ var natsScenarios = []Scenario{
 			for range e.Times(3) {
 				load.MoreBlessed(200)
 				n.Kill()
+				load.MoreRefused(10)
 				n.Start()
 			}
 			load.MoreBlessed(200)

@@ -96,7 +96,12 @@ func soak(e *Env) {
 		{"goroutines", func(u usage) float64 { return u.goroutines }},
 		{"open files", func(u usage) float64 { return u.open }},
 	} {
-		e.Figuref("%s: %.0f in the first quarter of %v, %.0f in the last", what.name, median(first, what.of), lasts, median(last, what.of))
+		was, is := median(first, what.of), median(last, what.of)
+		e.Figuref("%s: %.0f in the first quarter of %v, %.0f in the last", what.name, was, lasts, is)
+		const slack = 50 // connections come and go with how busy the machine is
+		if is > 2*was+slack {
+			e.Errorf("blessd has %.0f %s in the last quarter, and had %.0f in the first", is, what.name, was)
+		}
 	}
 	total := 0
 	for _, c := range count {
