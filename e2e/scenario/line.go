@@ -13,8 +13,10 @@ type Line struct {
 	mu      sync.Mutex
 	delay   time.Duration
 	deaf    bool
+	held    bool
+	shut    bool
+	freed   *sync.Cond // held has ended, or shut begun
 	open    []net.Conn
-	ended   bool
 }
 
 // Line makes a line to the server at a URL.
@@ -24,13 +26,11 @@ func (e *Env) Line(url string) *Line {
 		e.Fatalf("%v", err)
 	}
 	s := &Line{address: l.Addr().String()}
+	s.freed = sync.NewCond(&s.mu)
 	var wg sync.WaitGroup
 	e.Cleanup(func() {
 		_ = l.Close() // nobody connects any more
-		s.mu.Lock()
-		s.ended = true
-		s.mu.Unlock()
-		s.Cut()
+		s.Shut(true)
 		wg.Wait()
 	})
 	_, to, _ := strings.Cut(url, "://")
@@ -40,6 +40,13 @@ func (e *Env) Line(url string) *Line {
 			if err != nil {
 				return
 			}
+			s.mu.Lock()
+			shut := s.shut
+			s.mu.Unlock()
+			if shut {
+				_ = in.Close()
+				continue
+			}
 			out, err := net.Dial("tcp", to)
 			if err != nil {
 				_ = in.Close() // the server is away
@@ -47,11 +54,11 @@ func (e *Env) Line(url string) *Line {
 			}
 			s.mu.Lock()
 			s.open = append(s.open, in, out)
-			ended := s.ended
+			shut = s.shut // meanwhile
 			s.mu.Unlock()
 			wg.Go(func() { s.carry(out, in, false) })
 			wg.Go(func() { s.carry(in, out, true) })
-			if ended {
+			if shut {
 				s.Cut()
 			}
 		}
@@ -87,6 +94,35 @@ func (s *Line) Cut() {
 	s.open = nil
 }
 
+// Shut breaks all connections and lets none be made, or lets them be made again.
+func (s *Line) Shut(on bool) {
+	s.mu.Lock()
+	s.shut = on
+	s.freed.Broadcast()
+	s.mu.Unlock()
+	if on {
+		s.Cut()
+	}
+}
+
+// Hold keeps back what is sent from now on, either way, or lets all of it go: the
+// connections outlive a network that was away, since TCP repeats what was lost.
+func (s *Line) Hold(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held = on
+	s.freed.Broadcast()
+}
+
+// free waits until nothing is held back.
+func (s *Line) free() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.held && !s.shut {
+		s.freed.Wait()
+	}
+}
+
 // carry hands on what was read a while ago, and reads on meanwhile: a long line is
 // not a narrow one.
 func (s *Line) carry(to, from net.Conn, answers bool) {
@@ -100,6 +136,7 @@ func (s *Line) carry(to, from net.Conn, answers bool) {
 		defer func() { _ = to.Close() }()
 		for p := range packets {
 			time.Sleep(time.Until(p.due))
+			s.free()
 			if _, err := to.Write(p.data); err != nil {
 				_ = from.Close() // and so the reader ends, too
 				for range packets {

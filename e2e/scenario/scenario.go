@@ -267,13 +267,16 @@ func (e *Env) Times(n int) int { return max(1, int(float64(n)*e.o.Scale+.5)) }
 func (e *Env) For(d time.Duration) time.Duration { return time.Duration(float64(d) * e.o.Scale) }
 
 // Wait polls until the condition holds, and ends the scenario when it never does.
-func (e *Env) Wait(what string, condition func() bool) {
-	for deadline := time.Now().Add(e.o.Limit); !condition(); time.Sleep(10 * time.Millisecond) {
+func (e *Env) Wait(what string, condition func() bool) { e.waitAtMost(e.o.Limit, what, condition) }
+
+// waitAtMost is Wait with a limit of its own.
+func (e *Env) waitAtMost(limit time.Duration, what string, condition func() bool) {
+	for deadline := time.Now().Add(limit); !condition(); time.Sleep(10 * time.Millisecond) {
 		if e.ctx.Err() != nil {
 			e.Fatalf("interrupted while waiting for %s", what)
 		}
 		if time.Now().After(deadline) {
-			e.Fatalf("waited %v for %s\n%s", e.o.Limit, what, e.logs())
+			e.Fatalf("waited %v for %s\n%s", limit, what, e.logs())
 		}
 	}
 }
