@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,11 +27,16 @@ type disk struct {
 	account string
 	root    *os.File // held from the start, so that no failed write is missed
 
+	failure atomic.Pointer[error] // the first, ours or the server's, which is final
+
 	mu     sync.Mutex
-	synced map[string]stamp // what each path looked like before it was synced
-	whole  bool             // the file system has been synced once
-	err    error            // the first failed sync, which is final
+	synced map[string]stamp    // what each path looked like before it was synced
+	held   map[string]*os.File // what has changed of late, see fsync
+	whole  bool                // the file system has been synced once
 }
+
+// maxHeld is how many descriptors are kept of files that do not change any more.
+const maxHeld = 64
 
 // stamp tells whether a file has changed. Files are appended to or replaced.
 type stamp struct {
@@ -46,10 +53,60 @@ func openDisk(dir, account string) (*disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nats data directory: %w", err)
 	}
-	return &disk{dir: dir, account: account, root: root, synced: map[string]stamp{}}, nil
+	return &disk{dir: dir, account: account, root: root, synced: map[string]stamp{}, held: map[string]*os.File{}}, nil
 }
 
-func (d *disk) close() { d.root.Close() }
+func (d *disk) close() {
+	d.root.Close()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for path := range d.held {
+		d.release(path)
+	}
+}
+
+// uncache has the blocks of the streams read from the disk, and not from what the
+// kernel has in memory of them. A page whose write has failed stays there and
+// counts as written: after an end by ErrSync the next server would find messages
+// that the disk does not have, and the relay would take them for safe. What is
+// missing is instead found missing, and published again by the relay, which has
+// not moved the cursor over it. What is not written yet stays in memory, and sync
+// hears how writing it ends. It is done at each start, since a disk that fails is
+// no place to note that it has.
+func (d *disk) uncache() error {
+	blocks, err := filepath.Glob(filepath.Join(d.dir, d.account, "streams", "*", "msgs", "*.blk"))
+	if err != nil {
+		return fmt.Errorf("nats data directory: %w", err)
+	}
+	for _, path := range blocks {
+		f, err := os.Open(path)
+		if err != nil {
+			return fmt.Errorf("nats data directory: %w", err)
+		}
+		err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("nats data directory: read %s anew: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// fail notes an error after which nobody knows what is stored. It waits for
+// nothing, and returns the first of them.
+func (d *disk) fail(err error) error {
+	err = fmt.Errorf("sync nats data: %w", err)
+	d.failure.CompareAndSwap(nil, &err)
+	return d.failed()
+}
+
+// failed returns the error that was noted, if any.
+func (d *disk) failed() error {
+	if err := d.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
 
 // errLayout says that the store does not look as expected.
 var errLayout = errors.New("unknown layout of the store")
@@ -57,8 +114,8 @@ var errLayout = errors.New("unknown layout of the store")
 func (d *disk) sync(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.err != nil {
-		return d.err
+	if err := d.failed(); err != nil {
+		return err
 	}
 	err := d.syncFiles(ctx)
 	if errors.Is(err, errLayout) || err == nil && !d.whole {
@@ -70,18 +127,17 @@ func (d *disk) sync(ctx context.Context) error {
 		}
 	}
 	if err == nil || ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		return err
+		return cmp.Or(d.failed(), err) // the server may have met an error meanwhile
 	}
-	err = fmt.Errorf("sync nats data: %w", err)
 	if errors.Is(err, ErrSync) {
-		d.err = err
+		return d.fail(err)
 	}
-	return err
+	return fmt.Errorf("sync nats data: %w", err)
 }
 
-// ErrSync is wrapped by Embedded.Sync's error when the disk failed, and not just
-// the way to it: from then on nobody knows what is stored, and only a new start of
-// the program finds out.
+// ErrSync is wrapped by Embedded.Sync's error when the disk failed, for blessd or
+// for the server, and not just the way to it: from then on nobody knows what is
+// stored, and only a new start of the program finds out.
 var ErrSync = errors.New("disk failed to sync")
 
 // syncFiles syncs what has changed since it was last synced.
@@ -104,9 +160,15 @@ func (d *disk) syncFiles(ctx context.Context) error {
 		seen[path] = true
 		now := stamp{size: i.Size(), mtime: i.ModTime(), inode: inode(i)}
 		if d.synced[path] == now {
+			if len(d.held) > maxHeld {
+				d.release(path)
+			}
 			return nil
 		}
-		if err := fsync(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if d.synced[path].inode != now.inode {
+			d.release(path)
+		}
+		if err := d.fsync(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		d.synced[path] = now
@@ -175,6 +237,7 @@ func (d *disk) syncFiles(ctx context.Context) error {
 	for path := range d.synced {
 		if !seen[path] {
 			delete(d.synced, path)
+			d.release(path)
 		}
 	}
 	return nil
@@ -187,14 +250,33 @@ func inode(i fs.FileInfo) uint64 {
 	return 0
 }
 
-func fsync(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
+// fsync syncs the file at path. The server syncs it, too, now and then and when it
+// stops, and the kernel tells of a failed write once to each descriptor that was
+// open before, but to none that is opened after somebody was told. So the
+// descriptor is held. The first time all files have changed, most of them for good.
+func (d *disk) fsync(path string) error {
+	f := d.held[path]
+	if f == nil {
+		var err error
+		if f, err = os.Open(path); err != nil {
+			return err
+		}
+		if d.whole {
+			d.held[path] = f
+		} else {
+			defer f.Close()
+		}
 	}
-	defer f.Close()
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("%w: %w", ErrSync, err)
 	}
 	return nil
+}
+
+// release closes what is held of path.
+func (d *disk) release(path string) {
+	if f := d.held[path]; f != nil {
+		f.Close()
+		delete(d.held, path)
+	}
 }

@@ -3,14 +3,19 @@ package sink
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 )
 
 // What Sync has synced is remembered, so that an idle stream costs nothing, and
@@ -90,7 +95,24 @@ func TestDiskRemembers(t *testing.T) {
 	}
 	known() // the whole file system then
 
+	// Only so many descriptors stay open, and none of what is gone.
+	if d.held[msgs] == nil || d.held[block] != nil {
+		t.Errorf("the directory of the blocks is held: %t, a removed block: %t; want true, false", d.held[msgs] != nil, d.held[block] != nil)
+	}
+	write("../meta.inf", "{}")
+	for i := range maxHeld + 10 {
+		write(fmt.Sprintf("more%d.blk", i), "text")
+	}
+	known()
+	known()
+	if n := len(d.held); n != maxHeld {
+		t.Errorf("%d files are held, want %d", n, maxHeld)
+	}
+
 	// A failure stays one.
+	if err := os.Remove(filepath.Join(msgs, "../meta.inf")); err != nil {
+		t.Fatal(err)
+	}
 	d.root.Close()
 	if err := d.sync(context.Background()); err == nil {
 		t.Fatal("syncing a closed directory succeeded")
@@ -101,9 +123,99 @@ func TestDiskRemembers(t *testing.T) {
 	}
 }
 
+// What of a block is in memory alone is not what the next server goes by.
+func TestDiskUncaches(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	block := filepath.Join(dir, "A", "streams", "S", "msgs", "1.blk")
+	if err := os.MkdirAll(filepath.Dir(block), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Write(make([]byte, 8*os.Getpagesize())); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	cached := func() (n int) {
+		t.Helper()
+		m, err := unix.Mmap(int(f.Fd()), 0, 8*os.Getpagesize(), unix.PROT_READ, unix.MAP_SHARED)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = unix.Munmap(m) }()
+		pages := make([]byte, 8)
+		if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)), uintptr(unsafe.Pointer(&pages[0]))); errno != 0 {
+			t.Fatal(errno)
+		}
+		for _, p := range pages {
+			n += int(p & 1)
+		}
+		return n
+	}
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		t.Fatal(err)
+	}
+	if cached() != 0 {
+		t.Skip("this file system keeps its files in memory")
+	}
+	if _, err := f.ReadAt(make([]byte, 8*os.Getpagesize()), 0); err != nil {
+		t.Fatal(err)
+	}
+	if n := cached(); n != 8 {
+		t.Fatalf("%d pages are in memory after they were read, want 8", n)
+	}
+	d, err := openDisk(dir, "A")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	if err := d.uncache(); err != nil {
+		t.Fatal(err)
+	}
+	if n := cached(); n != 0 {
+		t.Errorf("%d pages are still in memory, want none", n)
+	}
+}
+
+// Of the server's log, errors of the disk are final, and nothing else is.
+func TestDiskError(t *testing.T) {
+	t.Parallel()
+	const line = "Filestore [S] Critical write error: %v"
+	at := func(op string, errno syscall.Errno) error {
+		return fmt.Errorf("block: %w", &fs.PathError{Op: op, Path: "1.blk", Err: errno})
+	}
+	for name, c := range map[string]struct {
+		format string
+		err    any
+		want   bool
+	}{
+		"failed sync":          {line, at("sync", unix.EIO), true},
+		"failed write":         {line, at("write", unix.EIO), true},
+		"read-only":            {line, at("open", unix.EROFS), true},
+		"of a stream":          {"JetStream stream '%s > %s' critical write error: %v", at("sync", unix.EIO), true},
+		"no space":             {line, at("write", unix.ENOSPC), false},
+		"quota":                {line, at("write", unix.EDQUOT), false},
+		"too many files":       {line, at("open", unix.EMFILE), false},
+		"not the disk's":       {line, errors.New("no message block"), false},
+		"no error":             {line, "sync: input/output error", false},
+		"another line":         {"Could not read: %v", at("read", unix.EIO), false},
+		"a line without error": {line, nil, false},
+	} {
+		if got := diskError(c.format, []any{"A", "S", c.err}); (got != nil) != c.want {
+			t.Errorf("%s: got %v, want an error: %t", name, got, c.want)
+		}
+	}
+}
+
 func TestServerLog(t *testing.T) {
 	t.Parallel()
-	l := newServerLog(zap.NewNop())
+	l := newServerLog(zap.NewNop(), nil)
 	l.Fatalf("first %d", 1)
 	l.Fatalf("second") // does not block
 	select {

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -65,6 +66,10 @@ type EmbeddedOptions struct {
 	MaxStore int64
 	// SyncAlways syncs every message before it is acknowledged.
 	SyncAlways bool
+	// OnDiskError is called when the server could not write or sync a file, unless
+	// for want of space, with the error that Sync returns from then on. It must not
+	// wait. Optional.
+	OnDiskError func(error)
 	// Log is required.
 	Log *zap.Logger
 }
@@ -112,6 +117,9 @@ func StartEmbedded(o EmbeddedOptions) (*Embedded, error) {
 		}
 	}()
 	if e.disk, err = openDisk(filepath.Join(e.storeDir, server.JetStreamStoreDir), e.account); err != nil {
+		return nil, err
+	}
+	if err := e.disk.uncache(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
@@ -368,7 +376,7 @@ func (e *Embedded) start(ctx context.Context, opts *server.Options) error {
 	if err != nil {
 		return fmt.Errorf("embedded nats server: %w", err)
 	}
-	l := newServerLog(e.log)
+	l := newServerLog(e.log, e.diskFailed)
 	srv.SetLoggerV2(l, false, false, false)
 	srv.Start()
 	stop := func(err error) error {
@@ -480,10 +488,22 @@ func (e *Embedded) Storage() (used, limit int64) {
 // then forgets it. Any other may be gone at the next call.
 func (e *Embedded) Sync(ctx context.Context) error { return e.disk.sync(ctx) }
 
+// diskFailed notes that the server could not write or sync a file.
+func (e *Embedded) diskFailed(err error) {
+	err = e.disk.fail(fmt.Errorf("%w: the server reports: %w", ErrSync, err))
+	if e.o.OnDiskError != nil {
+		e.o.OnDiskError(err)
+	}
+}
+
 // Restart replaces the server by a new one on the same data and the same port.
 // Connections of Connect stay and reconnect. After an error no server runs, and
-// Restart may be called again.
+// Restart may be called again. After ErrSync it does nothing: the new server would
+// serve what is in memory alone.
 func (e *Embedded) Restart(ctx context.Context) error {
+	if err := e.disk.failed(); err != nil {
+		return err
+	}
 	if err := e.stop(ctx); err != nil {
 		return err
 	}
@@ -563,18 +583,24 @@ func lockDir(dir string) (*os.File, error) {
 
 // serverLog hands the server's log lines to zap. Fatalf, which ends the process
 // in the server's own loggers, here means that the start has failed.
+//
+// It is also how blessd hears of a disk error that the server has met, above all
+// when it synced a file: a stream that has such an error says so here, before
+// anything else goes by it. Healthz tells only once something was published after
+// it, and as text, and there is no callback.
 type serverLog struct {
-	log   *zap.Logger
-	fatal chan string
+	log        *zap.Logger
+	fatal      chan string
+	diskFailed func(error)
 }
 
 // newServerLog samples, since strangers can cause lines: of each level the first
 // 50 in 10 seconds and then each hundredth.
-func newServerLog(log *zap.Logger) *serverLog {
+func newServerLog(log *zap.Logger, diskFailed func(error)) *serverLog {
 	sampled := log.Named("server").WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(c, 10*time.Second, 50, 100)
 	}))
-	return &serverLog{log: sampled, fatal: make(chan string, 1)}
+	return &serverLog{log: sampled, fatal: make(chan string, 1), diskFailed: diskFailed}
 }
 
 func (l *serverLog) write(at zapcore.Level, format string, v []any) {
@@ -597,7 +623,36 @@ func (l *serverLog) Warnf(format string, v ...any) {
 }
 
 // Errorf implements server.Logger.
-func (l *serverLog) Errorf(format string, v ...any) { l.write(zap.ErrorLevel, format, v) }
+func (l *serverLog) Errorf(format string, v ...any) {
+	l.write(zap.ErrorLevel, format, v)
+	if err := diskError(format, v); err != nil {
+		l.diskFailed(err)
+	}
+}
+
+// diskError returns the error of the disk that a line of the server's log tells
+// of, or nil. A shortage is none, nor a missing permission: what found no space, no
+// file descriptor or no memory was not written and not acknowledged, and the
+// Watchdog sees to it.
+func diskError(format string, v []any) error {
+	// "Critical write error: %v" of a store, "critical write error: %v" of a stream.
+	if !strings.HasSuffix(format, "ritical write error: %v") || len(v) == 0 {
+		return nil
+	}
+	err, ok := v[len(v)-1].(error)
+	if !ok {
+		return nil
+	}
+	errno, ok := errors.AsType[syscall.Errno](err)
+	if !ok { // not the disk's
+		return nil
+	}
+	switch errno {
+	case unix.ENOSPC, unix.EDQUOT, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EACCES, unix.EPERM:
+		return nil
+	}
+	return err
+}
 
 // Debugf implements server.Logger.
 func (l *serverLog) Debugf(format string, v ...any) { l.write(zap.DebugLevel, format, v) }

@@ -15,3 +15,6 @@ func StopServer(t *testing.T, e *Embedded) {
 
 // Password returns what blessd logs in with, to look for it where it must not be.
 func Password(e *Embedded) string { return e.password }
+
+// Look has w look once.
+func Look(ctx context.Context, w *Watchdog) { w.look(ctx) }

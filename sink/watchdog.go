@@ -46,7 +46,8 @@ type WatchdogOptions struct {
 // that is published again and again is the best probe there is.
 //
 // What was acknowledged is not touched by a restart, and what was not, the
-// publisher sends again.
+// publisher sends again. After an error of the disk, which is final, it does
+// nothing any more: see ErrSync.
 type Watchdog struct {
 	e        *Embedded
 	sink     *Sink
@@ -123,6 +124,9 @@ func (w *Watchdog) Run(ctx context.Context) {
 }
 
 func (w *Watchdog) look(ctx context.Context) {
+	if w.e.disk.failed() != nil {
+		return // a restart would hide it: the program has to end
+	}
 	cause := w.diagnose()
 	if cause == nil {
 		w.well()

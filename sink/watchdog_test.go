@@ -2,6 +2,9 @@ package sink_test
 
 import (
 	"context"
+	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -9,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/blessd/blessd/sink"
 )
@@ -75,6 +79,63 @@ func TestWatchdog(t *testing.T) {
 	stop()
 	if n := w.State().Restarts; n != 1 {
 		t.Errorf("%d restarts within the back-off, want 1", n)
+	}
+}
+
+// A sync of the server's that fails, and no sync of blessd's, is final all the
+// same: Sync fails from then on and the server is not replaced.
+func TestServerFailsToSync(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	failed := make(chan error, 8)
+	e := startEmbedded(t, func(o *sink.EmbeddedOptions) {
+		o.StoreDir, o.OnDiskError = dir, func(err error) { failed <- err }
+		o.ConfigFile = conf(t, "jetstream { sync_interval: 50ms }")
+	})
+	nc := connect(t, e)
+	s := newSink(t, nc, defaults())
+	ctx := testContext(t)
+	if err := s.Ensure(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Sync(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// The server syncs its index, too, which blessd does not, and a pipe cannot be.
+	indexes, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "MAIL_EVENTS", "msgs"))
+	if err != nil || len(indexes) != 1 {
+		t.Fatalf("no directory of blocks: %q, %v", indexes, err)
+	}
+	index := filepath.Join(indexes[0], "index.db")
+	if err := unix.Mkfifo(index, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(index) }) // a server that stops would wait for a reader
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+		t.Fatal("nobody heard of the server's failed sync")
+	}
+	if !errors.Is(err, sink.ErrSync) || !errors.Is(err, unix.EINVAL) {
+		t.Errorf("got %v, want %v with its cause", err, sink.ErrSync)
+	}
+	if got := e.Sync(ctx); !errors.Is(got, sink.ErrSync) {
+		t.Errorf("Sync returned %v, want %v", got, sink.ErrSync)
+	}
+	if got := e.Restart(ctx); !errors.Is(got, sink.ErrSync) {
+		t.Errorf("Restart returned %v, want %v", got, sink.ErrSync)
+	}
+	w, err := sink.NewWatchdog(e, s, sink.WatchdogOptions{Log: zap.NewNop(), Registerer: prometheus.NewRegistry(), MinFree: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(index); err != nil {
+		t.Fatal(err)
+	}
+	sink.StopServer(t, e)
+	sink.Look(ctx, w)
+	if got := w.State(); got != (sink.WatchdogState{}) {
+		t.Errorf("the watchdog went on: %+v", got)
 	}
 }
 

@@ -303,7 +303,7 @@ func (d *daemon) openNATS(context.Context) error {
 		e, err := sink.StartEmbedded(sink.EmbeddedOptions{
 			StoreDir: filepath.Join(d.cfg.DataDir, "nats"), Listen: n.Embedded.Listen, ConfigFile: n.Embedded.ConfigFile,
 			Prefix: n.SubjectPrefix, MaxStore: int64(n.Stream.MaxBytes) + int64(n.Quarantine.MaxBytes) + 1<<30,
-			SyncAlways: d.cfg.acknowledgesStream(), Log: log,
+			SyncAlways: d.cfg.acknowledgesStream(), OnDiskError: func(err error) { d.fail(fmt.Errorf("embedded NATS: %w", err)) }, Log: log,
 		})
 		if err != nil {
 			return portAdvice(err, "nats-listen", "nats.embedded.listen")

@@ -29,6 +29,11 @@ var diskerrorScenarios = []Scenario{
 		Run:    syncErrorNATS,
 	},
 	{
+		Name: "sync-error-inside-nats", Faults: []string{"F11"}, Tier: 1,
+		Proves: "When one sync fails that the embedded server makes by itself, and each later one succeeds, the server is not restarted as if nothing had been: blessd ends for its supervisor.",
+		Run:    syncErrorInsideNATS,
+	},
+	{
 		Name: "write-no-space", Faults: []string{"F10", "F11"}, Tier: 1,
 		Proves: "When the journal's log finds no space for some time, deliveries are refused with 503, and blessd goes on by itself.",
 		Run:    writeNoSpace,
@@ -183,8 +188,35 @@ func syncErrorNATS(e *Env) {
 			e.Fatalf("%v", err)
 		}
 		t := e.inject(b.Process, syncCalls, "error=EIO", paths...)
-		b.failsAndEnds("sync the streams")
+		b.failsAndEnds("sync nats data: disk failed to sync") // whoever was first, blessd or the server
 		t.detach()
+		b.Start()
+	}
+	load.MoreBlessed(200)
+}
+
+// syncErrorInsideNATS fails one sync of the index of the events' stream, the one
+// file of it that the server syncs and blessd does not: after this the kernel
+// would tell nobody any more.
+func syncErrorInsideNATS(e *Env) {
+	b := e.Blessd(Config{})
+	load := e.Load(b, Load{Retry: true, Pause: 5 * time.Millisecond})
+	for range e.Times(1) {
+		load.MoreBlessed(200)
+		b.Stop() // the server writes its index
+		b.Start()
+		load.MoreBlessed(200)
+		index, err := filepath.Glob(filepath.Join(b.DataDir(), "nats", "jetstream", "*", "streams", "MAIL_EVENTS", "msgs", "index.db"))
+		if err != nil || len(index) != 1 {
+			e.Fatalf("the stream has no index: %q, %v", index, err)
+		}
+		t := e.inject(b.Process, "fsync", "error=EIO:when=1", index...)
+		b.failsAndEnds("sync nats data: disk failed to sync: the server reports")
+		t.detach()
+		t.first()
+		if strings.Contains(b.Process.Log(), "restarting embedded NATS") {
+			e.Errorf("the embedded server was restarted after a sync of its own had failed")
+		}
 		b.Start()
 	}
 	load.MoreBlessed(200)
