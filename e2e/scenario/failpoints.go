@@ -15,7 +15,10 @@ import (
 )
 
 // apart are the failpoints that an ordinary load does not pass.
-var apart = []string{"journal.sync", "keys.before-rename", "oversize.before-meta", "oversize.before-rename"}
+var apart = []string{
+	"journal.sync", "keys.before-rename", "oversize.before-meta", "oversize.before-rename",
+	"replay.before-publish", "replay.after-ack", "replay.before-remove",
+}
 
 // failpointScenarios has one for each failpoint.
 func failpointScenarios() (all []Scenario) {

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -176,13 +177,21 @@ func (e *Env) unbooked(u ledger.Unbooked, n int) {
 	e.Rules.Unbooked[u] += n
 }
 
-// run runs another command of blessd to its end.
-func (b *Blessd) run(args ...string) {
-	p := b.env.StartProcess(b.env.o.Env, nil, b.env.o.Binary, append(args, "-c", b.ConfigFile())...)
-	p.name = "blessd " + args[0]
+// run runs another command of blessd to its end, and returns what it wrote.
+func (b *Blessd) run(args ...string) string {
+	p := b.command(args...)
 	if err := p.Exit(); err != nil {
 		b.env.Fatalf("blessd %s: %v\n%s", strings.Join(args, " "), err, p.Log())
 	}
+	return p.Log()
+}
+
+// command starts another command of blessd.
+func (b *Blessd) command(args ...string) *Process {
+	p := b.env.StartProcess(b.env.o.Env, nil, b.env.o.Binary, append(args, "-c", b.ConfigFile())...)
+	p.name = "blessd " + args[0]
+	p.ends.Store(true)
+	return p
 }
 
 // each reads a stream from its beginning.
@@ -227,9 +236,17 @@ func (e *Env) formValue(body string) string {
 // natsWithPayload starts a server that takes messages of at most that size.
 func (e *Env) natsWithPayload(most int) *NATS {
 	n := e.NATSLater()
-	e.WriteFile(n.file, strings.Replace(e.fileText(n.file), "max_payload: 8MB", fmt.Sprintf("max_payload: %d", most), 1))
+	n.setPayload(most)
 	n.Start()
 	return n
+}
+
+var payloadLine = regexp.MustCompile(`(?m)^max_payload: .*$`)
+
+// setPayload changes the size of a message that it takes from its next start on.
+func (n *NATS) setPayload(most int) {
+	text := n.env.fileText(n.file)
+	n.env.WriteFile(n.file, payloadLine.ReplaceAllString(text, fmt.Sprintf("max_payload: %d", most)))
 }
 
 // quoted is s as a JSON string.

@@ -55,6 +55,18 @@ func (d *image) mount() error {
 	return nil
 }
 
+// flush writes out what nobody has synced, as the kernel does with what is some half
+// a minute old.
+func (d *image) flush() {
+	f, err := os.Open(d.at)
+	if err == nil {
+		err = errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
+	}
+	if err != nil {
+		d.env.Fatalf("flush the file system: %v", err)
+	}
+}
+
 // cut returns a copy of the image as it is at this moment, without anything being
 // flushed. Who writes to it must stand still; the kernel may not, hence the second
 // look.

@@ -46,6 +46,7 @@ type NATS struct {
 	*Process
 	env  *Env
 	file string
+	dir  string // its store; empty when natsWith was not told
 	url  string
 	js   jetstream.JetStream
 }
@@ -72,7 +73,9 @@ func (e *Env) prepareNATS(store string, more []string) *NATS {
 	port := e.FreePort()
 	dir := filepath.Join(e.dir, fmt.Sprintf("nats-%d", port))
 	conf := fmt.Sprintf("listen: \"127.0.0.1:%d\"\nmax_payload: 8MB\njetstream {\n  store_dir: %q\n  %s\n}\n%s\n", port, dir, store, strings.Join(more, "\n"))
-	return e.natsWith(dir+".conf", conf, fmt.Sprintf("nats://127.0.0.1:%d", port))
+	n := e.natsWith(dir+".conf", conf, fmt.Sprintf("nats://127.0.0.1:%d", port))
+	n.dir = dir
+	return n
 }
 
 func (e *Env) natsWith(file, conf, url string) *NATS {

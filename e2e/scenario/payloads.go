@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/blessd/blessd/e2e/ledger"
 )
 
 var payloadScenarios = []Scenario{
@@ -30,6 +33,16 @@ var payloadScenarios = []Scenario{
 		Name: "too-large", Faults: []string{"F24"}, Tier: 0,
 		Proves: "An event that is too large for NATS goes to quarantine, or where not even that takes it to a file, whole, and the rest of its batch is published.",
 		Run:    tooLarge,
+	},
+	{
+		Name: "replay-killed", Faults: []string{"F13", "F24"}, Tier: 1,
+		Proves: "What went to quarantine because it was too large is replayed once NATS takes it, whenever blessd is killed meanwhile: nothing is lost or doubled, nothing stays, and a delivery that comes again then is known.",
+		Run:    func(e *Env) { replayKilled(e, "") },
+	},
+	{
+		Name: "replay-killed-late", Faults: []string{"F13", "F24"}, Tier: 1,
+		Proves: "The same holds when the duplicate window has passed between one replay and the next.",
+		Run:    func(e *Env) { replayKilled(e, ", duplicate_window: 100ms") },
 	},
 	{
 		Name: "poison", Faults: []string{"F26"}, Tier: 0,
@@ -164,6 +177,142 @@ func tooLarge(e *Env) {
 		e.Errorf("%d files in oversize/, want %d (%v)", len(files), 2*times, err)
 	}
 	e.Rules.NothingRefused, e.Rules.MaxEvent = true, limit-1000
+}
+
+// replayKilled has a server that takes 64 KB, and elements which even the quarantine
+// stream does not take or only just, and then one that takes 8 MB. blessd is killed in
+// every replay but the last. With a window of its own it passes between the replays.
+func replayKilled(e *Env, window string) {
+	e.Seeded()
+	const (
+		limit = 64 << 10
+		each  = 12 // deliveries with such an element
+	)
+	n := e.natsWithPayload(limit)
+	b := e.BlessdLater(Config{NATS: n.URL(), Stream: "max_bytes: 1GiB" + window})
+	set := knobs(quickCursor, "foreign-sync-lag=100ms")
+	// stuck is how much is in the quarantine stream and how much in files.
+	stuck := func() (inStream, inFiles int) {
+		return int(e.Stream(n.JetStream(), ledger.Quarantine).State.Msgs), len(e.files(b.DataDir(), "oversize/*.json"))
+	}
+	replay := func(args ...string) (r replayed) {
+		text := b.run(append([]string{"replay", "-o", "json"}, args...)...)
+		at := strings.Index(text, `{"done"`) // after how far it was
+		if at < 0 || json.Unmarshal([]byte(text[at:]), &r) != nil {
+			e.Fatalf("blessd replay says %q", text)
+		}
+		return r
+	}
+	points := []string{"replay.before-publish:3", "replay.after-ack:1", "replay.before-remove:4", "", ""}
+	for i := range e.Times(1) {
+		b.Again(set)
+		var sent []*Delivery
+		for k := range each {
+			uid := e.ledger.NewUID()
+			elements := sendcleanEvents(uid, PerBatch)
+			large, size := &elements[k%PerBatch], limit-700
+			if k%2 == 1 {
+				size = 2 * limit
+			}
+			*large = `{"pad":"` + strings.Repeat("x", size-len(*large)) + `",` + (*large)[1:]
+			if k%5 == 4 { // equal ones are told apart by their places
+				elements = append(elements, *large, *large)
+			}
+			d := e.SendClean("sendclean", uid, elements...)
+			b.Bless(d)
+			sent = append(sent, d)
+		}
+		b.Settled()
+		inStream, inFiles := stuck()
+		if inStream == 0 || inFiles == 0 {
+			e.Fatalf("%d are in the quarantine stream and %d in files, want some of both", inStream, inFiles)
+		}
+		e.Logf("round %d: %d are in the quarantine stream and %d in files", i+1, inStream, inFiles)
+		unchanged := func(after string) {
+			if s, f := stuck(); s != inStream || f != inFiles {
+				e.Errorf("after %s %d are in the quarantine stream and %d in files, there were %d and %d", after, s, f, inStream, inFiles)
+			}
+		}
+		if r := replay(); r.Quarantine.Understood > 0 {
+			e.Errorf("%d have left the quarantine for a server that takes none of it", r.Quarantine.Understood)
+		}
+		unchanged("a replay for a server that takes none of it")
+		b.Kill()
+		n.Stop()
+		n.setPayload(8 << 20)
+		n.Start()
+		b.Again(set)
+		b.Settled()
+		if r := replay("--dry-run"); r.Quarantine.Understood != inStream+inFiles {
+			e.Errorf("a dry run understands %d of %d", r.Quarantine.Understood, inStream+inFiles)
+		}
+		unchanged("a dry run")
+		for _, point := range points {
+			b.Kill()
+			if point == "" {
+				b.Again(set)
+			} else {
+				b.Again(set, failpoint(point+":kill"))
+			}
+			b.Settled()
+			e.killInReplay(b, point)
+			if window != "" {
+				pause(e.ctx, time.Second) // far more than the window
+			}
+			s, f := stuck()
+			e.Logf("killed at %q: %d are in the quarantine stream and %d in files", point, s, f)
+		}
+		b.Again(set)
+		b.Settled()
+		replay()
+		if s, f := stuck(); s+f > 0 {
+			e.Errorf("%d are in the quarantine stream and %d in files after the last replay", s, f)
+		}
+		if window == "" {
+			before := e.Stream(n.JetStream(), ledger.Events).State.Msgs
+			for _, d := range sent[:each/2] { // the others would be mended if they were lost
+				b.Bless(d)
+			}
+			b.Settled()
+			if now := e.Stream(n.JetStream(), ledger.Events).State.Msgs; now != before {
+				e.Errorf("DUP: deliveries that came again after the replay made %d events, want none", now-before)
+			}
+		}
+		// What is still in the journal would be tried, and too large, again.
+		e.Wait("the cursor to pass everything", func() bool { s, ok := b.state(); return ok && s.Journal.First == s.Journal.Next })
+		b.Kill()
+		n.Stop()
+		n.setPayload(limit)
+		n.Start()
+	}
+	b.Again(set)
+	b.Settled()
+	e.Rules.NothingRefused = true
+}
+
+// replayed is what blessd says of a replay.
+type replayed struct {
+	Quarantine struct{ Chosen, Understood int }
+}
+
+// killInReplay replays and has blessd killed meanwhile: by a failpoint, or without one
+// at some moment.
+func (e *Env) killInReplay(b *Blessd, point string) {
+	p := b.command("replay")
+	if point == "" {
+		e.Moment(300 * time.Millisecond)
+		b.Kill()
+		e.Wait("the end of blessd replay", p.Exited)
+		return
+	}
+	e.Wait("blessd to be killed in its replay", func() bool { return b.Exited() || p.Exited() })
+	e.Wait("the end of blessd replay", p.Exited)
+	if err := p.Exit(); err == nil {
+		e.Errorf("blessd was not killed at %s: the replay came to its end\n%s", point, p.Log())
+		b.Kill()
+		return
+	}
+	b.AtPoint()
 }
 
 // poison has bodies with each of which something is wrong. All of them are signed, or

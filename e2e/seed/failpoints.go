@@ -89,6 +89,18 @@ var Failpoints = []Failpoint{
 		File: "relay/oversize.go", Before: `	if err := writeOnce(file+"."+q.ID+".json", append(meta, '\n')); err != nil {`,
 	},
 	{
+		Name: "replay.before-publish", What: "What was quarantined is understood now, and NATS has not got it as an event.",
+		File: "relay/replay.go", Before: "	future, err := p.sink.Publish(m)",
+	},
+	{
+		Name: "replay.after-ack", What: "NATS has acknowledged what is replayed; all of it is still in quarantine.",
+		File: "relay/replay.go", Before: "	if err := p.safe(ctx); err != nil {",
+	},
+	{
+		Name: "replay.before-remove", What: "What was replayed is safe, and some of it has left the quarantine.",
+		File: "relay/replay.go", Before: "		if err := p.remove(ctx, b.held); err != nil {",
+	},
+	{
 		Name: "unverified.before-rename", What: "A refused delivery is written and has no name.",
 		File: "unverified/write.go", Before: "		err = os.Rename(f.Name(), filepath.Join(dir, name))",
 	},

@@ -339,6 +339,15 @@ var Mutants = []Mutant{
 		Scenario: "power-cut", Verdict: "LOST", Tier: 1,
 	},
 	{
+		Name: "lag-ignored", What: "The cursor does not wait for the syncs of a NATS server that acknowledges before it syncs.",
+		Edits: []Edit{{
+			File: "relay/cursor.go",
+			Old:  "	if r.lag <= 0 {",
+			New:  "	if r.lag <= 0 || MUTANT {",
+		}},
+		Scenario: "power-cut-nats", Verdict: "LOST", Tier: 1,
+	},
+	{
 		Name: "not-read-at-start", What: "After a start the stream is not read for what is there already.",
 		Edits: []Edit{{
 			File: "relay/relay.go",
@@ -391,6 +400,33 @@ var Mutants = []Mutant{
 			New:  "	if MUTANT {\n		c.metrics.quarantined(it)\n		return nil\n	}\n	file, err := writeOversize(c.oversizeDir, it.quarantine)",
 		}},
 		Scenario: "hunt-quarantine-full", Verdict: "LOST",
+	},
+	{
+		Name: "replay-removes-first", What: "A replay lets go of what is quarantined before its events are acknowledged.",
+		Edits: []Edit{{
+			File: "relay/replay.go",
+			Old:  "	_, err = p.results(q, func(d *delivery.Delivery, r normalize.Result) error {\n		if r.Event != nil {\n			return p.publishEvent",
+			New:  "	if MUTANT && !p.o.DryRun {\n		if err := p.remove(ctx, b.held); err != nil {\n			return err\n		}\n	}\n	_, err = p.results(q, func(d *delivery.Delivery, r normalize.Result) error {\n		if r.Event != nil {\n			return p.publishEvent",
+		}},
+		Scenario: "replay-killed", Verdict: "LOST", Tier: 1,
+	},
+	{
+		Name: "replay-other-id", What: "A replay identifies an event by another occurrence than the first attempt did.",
+		Edits: []Edit{{
+			File: "relay/replay.go",
+			Old:  "		all = p.event(d, q)",
+			New:  "		all = p.event(d, q)\n		if MUTANT {\n			all = p.element(d, q.Element, q.Occurrence+1)\n		}",
+		}},
+		Scenario: "replay-killed", Verdict: "DUP", Tier: 1,
+	},
+	{
+		Name: "replay-not-compared", What: "A replay does not look at what the stream has of an earlier one, and trusts the duplicate window.",
+		Edits: []Edit{{
+			File: "relay/replay.go",
+			Old:  "	if len(p.ids) > 0 {",
+			New:  "	if len(p.ids) > 0 && !MUTANT {",
+		}},
+		Scenario: "replay-killed-late", Verdict: "DUP", Tier: 1,
 	},
 	{
 		Name: "reject-dropped", What: "What cannot be understood is blessed and not quarantined.",
