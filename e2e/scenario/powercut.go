@@ -67,7 +67,6 @@ func powerCutNATS(e *Env) {
 	const (
 		most      = 60 // all that was blessed stays, and is copied each time
 		interval  = 2 * time.Second
-		cursor    = "blessd_relay_cursor_timestamp_seconds"
 		backwards = "blessd_stream_went_backwards"
 	)
 	e.Seeded()
@@ -82,8 +81,8 @@ func powerCutNATS(e *Env) {
 	lost := uint64(0)
 	for i := range cuts {
 		load.MoreBlessed(100)
-		before := b.Metric(cursor)
-		e.Wait("the cursor to move", func() bool { return b.Metric(cursor) != before })
+		before, _ := b.state() // the metric changes with the alarm, too
+		e.Wait("the cursor to move", func() bool { s, ok := b.state(); return ok && s.Journal.First > max(before.Journal.First, 1) })
 		e.Moment(interval)
 		had := e.Stream(e.JetStream(n.URL()), ledger.Events).State.LastSeq
 		n.Freeze()
