@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -165,6 +166,14 @@ func clusterPartition(e *Env) {
 	}
 	e.Figuref("%d leaders parted, %d of them with a blessd; %.1f s at most until another took events, %.1f s until the cluster was whole again", times, withLeader, longest.Seconds(), slowest.Seconds())
 	e.clusterEnds(load, two)
+	for i, b := range two {
+		// A server that was parted may tell of less than the others have. blessd then begins
+		// again at its cursor, without an alarm, and counts what is there once more.
+		if n := strings.Count(b.Log(), "beginning again at the journal's cursor"); n > 0 {
+			e.Rules.Again = true
+			e.Figuref("blessd %d began again %d times", i+1, n)
+		}
+	}
 }
 
 // clusterPeerRemoved removes the leader and a follower by turns, while a fourth server

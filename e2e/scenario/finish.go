@@ -29,7 +29,7 @@ func (e *Env) finish(r *Result) {
 	if v == nil {
 		return
 	}
-	r.Verdict, r.Conserved = *v, conserved
+	r.Verdict, r.Conserved = *v, conserved && !e.Rules.Again
 }
 
 // Judge waits until everything that is owed is in the streams, or nothing comes any
